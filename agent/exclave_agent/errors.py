@@ -1,0 +1,174 @@
+"""Every way in which the agent says no, as one tree; `api/errors.py` alone maps it to statuses.
+
+    AgentError
+    |- RequestError              the caller must change the request
+    |  |- BadRequest             malformed or unsupported field
+    |  |- Unauthenticated        no key, or a key we do not know
+    |  |- PolicyDenied           the signed policy says no (recorded)
+    |  |- UnknownModel           no such model in the active release
+    |  |- TooManyTokens          prompt and answer do not fit (numbers given)
+    |  `- OutputInvalid          the answer failed its validator (recorded)
+    |- Unavailable               try later; the request was fine
+    |  |- NoRelease              nothing verified to run, or the offline grace ended
+    |  |- Overloaded             a bounded queue is full (retry_after given)
+    |  `- WorkerCrashed          the model's process died during this request
+    |- StorageError              a record could not be made durable: the decision is refused
+    |  |- StorageFull            the disk is full
+    |  `- StorageForeign         the database file is not ours, damaged, or newer than we are
+    |- ReleaseRefused            a release failed verification or activation (code says how)
+    |  `- ModelLoadFailed        the model file did not load (the worker may have died)
+    |- IdentityError             enrollment or certificate trouble (code says what)
+    `- LinkError                 the coordinator cannot be reached or answered wrongly
+
+Messages are lower case, name the field and the value's shape, and never hold raw data.
+"""
+
+from __future__ import annotations
+
+
+class AgentError(Exception):
+    """Root of the tree. `code` is stable and may be matched by programs."""
+
+    code: str = "internal"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if code is not None:
+            self.code = code
+
+
+class RequestError(AgentError):
+    """The caller must change the request."""
+
+    code = "bad_request"
+
+
+class BadRequest(RequestError):
+    """A malformed or unsupported field, named in `param`."""
+
+    code = "invalid_value"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.param = param
+
+
+class Unauthenticated(RequestError):
+    """No API key, or one that is unknown or revoked."""
+
+    code = "invalid_api_key"
+
+
+class PolicyDenied(RequestError):
+    """The policy denied the request; `rule` is the rule's id or "default-deny"."""
+
+    code = "policy_denied"
+
+    def __init__(self, message: str, *, rule: str, decision_id: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+        self.decision_id = decision_id
+
+
+class UnknownModel(RequestError):
+    """The active release has no model of that name for that action."""
+
+    code = "model_not_found"
+
+
+class TooManyTokens(RequestError):
+    """Prompt plus answer exceed the model's context or the policy's cap."""
+
+    code = "context_length_exceeded"
+
+
+class OutputInvalid(RequestError):
+    """The model's answer failed the validator that the request asked for."""
+
+    code = "output_invalid"
+
+    def __init__(self, message: str, *, decision_id: str) -> None:
+        super().__init__(message)
+        self.decision_id = decision_id
+
+
+class Unavailable(AgentError):
+    """The request was fine; the agent cannot serve it now."""
+
+    code = "unavailable"
+
+    def __init__(
+        self, message: str, *, code: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, code=code)
+        self.retry_after = retry_after
+
+
+class NoRelease(Unavailable):
+    """No verified release to run, or its offline grace has ended."""
+
+    code = "no_release"
+
+
+class Overloaded(Unavailable):
+    """A bounded queue is full."""
+
+    code = "overloaded"
+
+
+class WorkerCrashed(Unavailable):
+    """The model's worker process died while it held this request."""
+
+    code = "worker_crashed"
+
+
+class StorageError(AgentError):
+    """A record could not be made durable, so the decision is refused."""
+
+    code = "storage_error"
+
+
+class StorageFull(StorageError):
+    """The disk is full; nothing was half-written."""
+
+    code = "storage_full"
+
+
+class StorageForeign(StorageError):
+    """The file is not a database of ours, is damaged, or was written by a newer version."""
+
+    code = "storage_foreign"
+
+
+class ReleaseRefused(AgentError):
+    """A release failed verification or activation; the former one stays.
+
+    Codes: unsigned, under_signed, expired, rolled_back, tampered, mismatch (assignment and
+    TUF metadata disagree), wrong_tenant, assignment_invalid, below_floor, fetch_failed,
+    disk_full, policy_invalid, model_load_failed.
+    """
+
+    code = "release_refused"
+
+
+class ModelLoadFailed(ReleaseRefused):
+    """The model file did not load, or loading it killed the worker."""
+
+    code = "model_load_failed"
+
+
+class IdentityError(AgentError):
+    """Enrollment or certificate trouble.
+
+    Codes: token_unknown, token_spent, token_expired, evicted, banned, expired,
+    wrong_tenant, not_enrolled, already_enrolled.
+    """
+
+    code = "identity_error"
+
+
+class LinkError(AgentError):
+    """The coordinator cannot be reached, or its answer breaks the protocol."""
+
+    code = "link_error"

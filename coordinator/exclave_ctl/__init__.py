@@ -1,0 +1,1 @@
+"""What people at the centre type: keys, tenants, releases, rollouts, audit bundles."""

@@ -1,0 +1,1 @@
+"""The policy language: parse, check, evaluate, pack; pure and total; errors deny."""

@@ -1,0 +1,1 @@
+"""What the bytes mean: pure functions over formats shared by agent, coordinator and auditor."""
