@@ -7,10 +7,12 @@ pass the same contract suites (tests/contract).
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from exclave_policy.evaluate import CompiledPolicy
 from exclave_protocol.canonical import JsonValue
 
 # --- time, chance, names -------------------------------------------------------------
@@ -327,4 +329,31 @@ class KeyRing(Protocol):
     def authenticate(self, secret: str) -> Caller | None:
         """The key's owner, or None. Constant-time in the secret; sees keys made by other
         processes at once. Cheap enough for every request."""
+        ...
+
+
+# --- what is active -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveRelease:
+    """One verified, loaded release; replaced as a whole, never changed."""
+
+    digest: str
+    """SHA-256 hex of the signed release manifest."""
+    version: int
+    generation: int
+    policy: CompiledPolicy
+    policy_digest: str
+    models: ModelSet
+
+
+class Releases(Protocol):
+    """The release that answers requests now."""
+
+    def lease(self) -> AbstractContextManager[ActiveRelease]:
+        """Hold the current release for one decision: its models are not closed meanwhile.
+
+        Raises: NoRelease when nothing is active or the offline grace has ended.
+        """
         ...
