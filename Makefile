@@ -1,0 +1,64 @@
+# Two commands matter: `make demo` and `make test`. Both set up everything they need.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PY := .venv/bin/python
+# Packages may be fetched while setting up; nothing else here uses the network.
+
+.PHONY: help setup demo test check lint format types imports proto \
+        bench bench-governance bench-inference bench-audit bench-fleet bench-idle clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+setup:  ## create .venv, build the llama wheel once, fetch the model, train the classifier
+	@bash packaging/bootstrap.sh
+
+demo: setup  ## the main job, end to end, narrated (writes demo-summary.json)
+	@$(PY) tests/demo/main.py
+
+test: setup  ## everything a machine without a GPU can test
+	@$(PY) -m pytest -q
+
+check: setup lint types imports  ## every gate: ruff, mypy --strict, import-linter, generated code
+	@$(PY) proto/generate.py --check
+
+lint: setup
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+
+format: setup  ## format and fix what can be fixed
+	@.venv/bin/ruff format .
+	@.venv/bin/ruff check --fix .
+
+types: setup
+	@.venv/bin/mypy
+
+imports: setup
+	@.venv/bin/lint-imports
+
+proto: setup  ## regenerate exclave_protocol/pb from proto/exclave/v1
+	@$(PY) proto/generate.py
+
+bench: bench-governance bench-audit bench-fleet bench-inference bench-idle  ## all benchmarks
+
+# Peers live in their own environment, so that they never shape ours.
+.venv-bench/ready: packaging/bench-requirements.txt | setup
+	@bash packaging/bench_env.sh
+
+bench-governance: setup  ## what governance adds to a request
+	@$(PY) bench/governance.py
+
+bench-audit: .venv-bench/ready  ## durable appends and verification against witness-log
+	@$(PY) bench/audit.py --peers-venv .venv-bench
+
+bench-fleet: setup  ## 500 and 2,000 agents against one coordinator
+	@$(PY) bench/fleet.py
+
+bench-inference: .venv-bench/ready  ## tokens per second against llama.cpp's servers
+	@$(PY) bench/inference.py --peers-venv .venv-bench
+
+bench-idle: setup  ## idle memory and start-up time
+	@$(PY) bench/idle.py
+
+clean:  ## remove what was built here (the shared cache of wheels and models stays)
+	rm -rf .venv .venv-bench build bench/results demo-summary.json .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,151 @@
+"""The agent's settings: one frozen value, read once from `agent.toml` and the environment.
+
+Precedence: command line, then EXCLAVE_<NAME>, then `<home>/agent.toml`, then the default.
+An unknown key or an impossible value is refused by name; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from exclave_agent.errors import AgentError
+
+DEFAULT_HOME = Path("/var/lib/exclave")
+
+
+class ConfigError(AgentError):
+    """A setting is unknown or impossible; the message names it and says what is allowed."""
+
+    code = "config_invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything an operator may set. Durations are seconds, sizes bytes."""
+
+    home: Path = DEFAULT_HOME
+    """Where identity, databases, releases and models live; mode 0700."""
+    listen: str = "127.0.0.1:8181"
+    """host:port of the local HTTP API; loopback only. Port 0: any free one. Empty: none."""
+    socket: str = "run/agent.sock"
+    """Unix socket of the same API, relative to home. Empty: none."""
+    max_body: int = 4 * 1024 * 1024
+    """Largest request body."""
+    max_connections: int = 256
+    """Most simultaneous HTTP connections."""
+    threads: int = 0
+    """Threads of each model worker; 0: one per available core."""
+    max_queue: int = 64
+    """Most requests waiting for one model; more are answered 429."""
+    heartbeat: int = 3600
+    """Seconds between HEARTBEAT leaves."""
+    upload_interval: int = 30
+    """Longest time between two uploads of new audit leaves."""
+    reconcile_interval: int = 300
+    """Seconds after which the agent re-reads what it should run, pushed to or not."""
+    stop_grace: int = 20
+    """Seconds that running requests get at shutdown."""
+    log_level: str = "info"
+    """debug, info, warning or error."""
+
+    def path(self, name: str) -> Path:
+        """A path below home."""
+        return self.home / name
+
+
+def load_settings(
+    home: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Read the settings of the agent in `home`.
+
+    Raises: ConfigError naming the key, its source, and what is allowed.
+    """
+    env = os.environ if environ is None else environ
+    base = home or Path(env.get("EXCLAVE_HOME") or DEFAULT_HOME)
+    values: dict[str, Any] = {"home": base}
+    file = base / "agent.toml"
+    if file.exists():
+        values |= _from_file(file)
+    for spec in fields(Settings):
+        name = f"EXCLAVE_{spec.name.upper()}"
+        if spec.name != "home" and name in env:
+            values[spec.name] = _parse(spec.name, env[name], name)
+    for key, value in (overrides or {}).items():
+        if value is not None:
+            values[key] = value
+    settings = Settings(**values)
+    _check(settings)
+    return settings
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    kinds = {spec.name: spec for spec in fields(Settings) if spec.name != "home"}
+    for key, value in document.items():
+        if key not in kinds:
+            near = difflib.get_close_matches(key, kinds, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"{file} sets the unknown key {key!r}{hint}")
+        want = type(getattr(Settings(), key))
+        if type(value) is not want:
+            raise ConfigError(
+                f"{file}: {key} must be {want.__name__}, and is {type(value).__name__}"
+            )
+    return document
+
+
+def _parse(key: str, text: str, source: str) -> Any:
+    if not isinstance(getattr(Settings(), key), int):
+        return text
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ConfigError(f"{source} must be a whole number") from error
+
+
+def _check(settings: Settings) -> None:
+    for key, low, high in (
+        ("max_body", 1024, 1 << 30),
+        ("max_connections", 1, 65536),
+        ("threads", 0, 1024),
+        ("max_queue", 1, 65536),
+        ("heartbeat", 1, 30 * 86400),
+        ("upload_interval", 1, 86400),
+        ("reconcile_interval", 1, 86400),
+        ("stop_grace", 0, 3600),
+    ):
+        value = getattr(settings, key)
+        if not low <= value <= high:
+            raise ConfigError(f"{key} must be from {low} to {high}, and is {value}")
+    if settings.log_level not in ("debug", "info", "warning", "error"):
+        raise ConfigError("log_level must be debug, info, warning or error")
+    if settings.listen:
+        host, port = split_address(settings.listen, "listen")
+        if host not in ("127.0.0.1", "::1", "localhost"):
+            raise ConfigError(
+                f"listen must be a loopback address (127.0.0.1, ::1 or localhost), not {host!r}; "
+                "put a TLS-terminating proxy of your own before it to serve other machines"
+            )
+        if port > 65535:
+            raise ConfigError("listen names a port above 65535")
+    if not settings.listen and not settings.socket:
+        raise ConfigError("listen and socket are both empty: nobody could reach the agent")
+
+
+def split_address(text: str, key: str) -> tuple[str, int]:
+    """`host:port` or `[v6]:port` as a pair. Raises: ConfigError naming `key`."""
+    host, separator, port = text.rpartition(":")
+    if not separator or not port.isdigit():
+        raise ConfigError(f"{key} must be host:port, such as 127.0.0.1:8181")
+    return host.strip("[]"), int(port)
