@@ -1,7 +1,7 @@
 """Generate the Python code of proto/exclave/v1 into exclave_protocol/pb.
 
-    python proto/generate.py            write it
-    python proto/generate.py --check    exit 1 if what is committed differs
+python proto/generate.py            write it
+python proto/generate.py --check    exit 1 if what is committed differs
 """
 
 from __future__ import annotations
