@@ -14,7 +14,7 @@ from exclave_protocol.errors import CanonicalError, IdentityFormatError
 ROLES: Final = ("admin", "release-manager", "auditor")
 """What an operator may be."""
 
-TOKEN_PREFIX: Final = "exj1."
+TOKEN_PREFIX: Final = "exj1."  # noqa: S105 (a format marker, no secret)
 MAX_TOKEN_TEXT: Final = 2048
 TOKEN_SECRET_BYTES: Final = 32
 
