@@ -1,0 +1,1 @@
+"""The agent's record: what is appended, signed, witnessed, verified and disclosed."""
