@@ -23,7 +23,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from demo.story import STEPS, Story  # noqa: E402 - the path is set just above
+from demo.story import STEPS, Story
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,0 +1,83 @@
+"""`exclave-agent`: what platform engineers, developers and reviewers type at the tenant.
+
+Only `click` and the standard library are imported here; each command imports what it needs
+when it runs, so that `--help` stays quick.
+
+Exit codes: 0 done; 1 refused or failed (the message says why and what to do); 2 usage;
+3 the agent is not running (status); 4 the agent runs, but has no release to serve (status).
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+from exclave_agent import __version__
+from exclave_agent.errors import AgentError
+
+COMMANDS = {
+    "join": ("exclave_agent.cli.join", "Enroll this machine with a coordinator."),
+    "run": ("exclave_agent.cli.run", "Run the agent until SIGTERM or SIGINT."),
+    "status": ("exclave_agent.cli.status", "Say what the running agent does."),
+    "doctor": ("exclave_agent.cli.doctor", "Check everything the agent needs, with remedies."),
+    "key": ("exclave_agent.cli.key", "Create, list and revoke local API keys."),
+    "audit": ("exclave_agent.cli.audit", "Show, verify and disclose this agent's records."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported only when one of them is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order in which a new user needs them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(import_module(COMMANDS[cmd_name][0]), "command")
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="exclave-agent")
+def cli() -> None:
+    """AI decisions beside the data: local inference under signed policy, with a provable record."""
+
+
+def home_option(function: click.decorators.FC) -> click.decorators.FC:
+    """`--home`, the same for every command."""
+    return click.option(
+        "--home",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=None,
+        envvar="EXCLAVE_HOME",
+        help="Folder with the agent's identity, databases and models. [default: /var/lib/exclave]",
+    )(function)
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one clear line and exit code 1."""
+    try:
+        cli.main(standalone_mode=True)
+    except AgentError as error:
+        click.echo(f"error: {error.message}", err=True)
+        sys.exit(1)
+    except PermissionError as error:
+        click.echo(f"error: no permission: {error.filename}", err=True)
+        click.echo("hint: run as the user that owns the agent's home", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
