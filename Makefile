@@ -1,7 +1,8 @@
 # Two commands matter: `make demo` and `make test`. Both set up everything they need.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-PY := .venv/bin/python
+# The demo and the benchmarks share the process harness in tests/exclave_testing.
+PY := PYTHONPATH=tests .venv/bin/python
 # Packages may be fetched while setting up; nothing else here uses the network.
 
 .PHONY: help setup demo test check lint format types imports proto \

@@ -7,16 +7,13 @@ open databases counts as idle once its resident memory has stopped growing.
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import psutil
-
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).parents[1] / "tests")]
-
 from common import Bar, write_results
+
 from exclave_testing.processes import BIN, World, run, wait_for
 
 
