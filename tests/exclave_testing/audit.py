@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from exclave_agent.audit.chain import Chain, Prepared, prepare
-from exclave_agent.errors import StorageError
-from exclave_agent.ports import Appended, Clock, LeafDraft, Rng
-from exclave_protocol.leaf import Leaf, LeafType, decode_leaf
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from exclave_agent.errors import LinkError, StorageError
+from exclave_agent.ports import Appended, AuditHead, Clock, LeafDraft, Rng
+from exclave_protocol.checkpoint import CosignerKey, cosign, open_checkpoint
+from exclave_protocol.errors import ProofError, ProtocolError
+from exclave_protocol.leaf import NO_PREV, Leaf, LeafType, check_follows, decode_leaf
+from exclave_protocol.note import SigningKey, VerifyKey, add_signature, split_note
+from exclave_protocol.tree import MemoryTree, leaf_hash, verify_consistency
+from exclave_protocol.wire import MAX_BATCH_BYTES, MAX_BATCH_LEAVES
 
 from .clock import FakeClock, SeededRng
 
 ORIGIN = "example.test/acme/edge-1/e1"
+
+
+def signing_key(origin: str = ORIGIN, seed: bytes = b"a" * 32) -> SigningKey:
+    """The audit key of a test agent, the same on every run."""
+    return SigningKey(origin, Ed25519PrivateKey.from_private_bytes(seed))
+
+
+def witness_key(name: str = "example.test/witness", seed: bytes = b"w" * 32) -> CosignerKey:
+    """The witness key of a test coordinator."""
+    return CosignerKey(name, Ed25519PrivateKey.from_private_bytes(seed))
 
 
 class FakeAuditLog:
@@ -59,3 +76,86 @@ class FakeAuditLog:
     def of_type(self, name: str) -> list[Leaf]:
         """The recorded leaves of one type, decoded."""
         return [leaf for leaf in map(decode_leaf, self.leaves) if leaf.type == LeafType(name)]
+
+
+class FakeAuditSink:
+    """A coordinator's audit service: checks prev, seq, proofs and signatures, then cosigns.
+
+    Knobs: `failure` refuses every call; `fail_next` refuses that many calls and recovers;
+    `head_lie` replaces the answer of `head`; `cosigner` may be swapped for a foreign key;
+    `size_lie` is added to the size that `append` reports.
+    """
+
+    def __init__(self, agent: VerifyKey, *, cosigner: CosignerKey | None = None) -> None:
+        self.agent = agent
+        self.cosigner = cosigner or witness_key()
+        self.leaves: list[bytes] = []
+        self.tree = MemoryTree()
+        self.notes: list[bytes] = []
+        self.witnessed_size = 0
+        self.calls: list[str] = []
+        self.failure: LinkError | None = None
+        self.fail_next = 0
+        self.head_lie: AuditHead | None = None
+        self.size_lie = 0
+
+    async def head(self, epoch: int) -> AuditHead:
+        await self._called("head")
+        if self.head_lie is not None:
+            return self.head_lie
+        note = self.notes[-1] if self.notes else b""
+        return AuditHead(len(self.leaves), self.witnessed_size, note)
+
+    async def append(self, epoch: int, first_seq: int, leaves: Sequence[bytes]) -> int:
+        await self._called("append")
+        if len(leaves) > MAX_BATCH_LEAVES or sum(map(len, leaves)) > MAX_BATCH_BYTES:
+            raise LinkError("batch too large", code="batch_too_large")
+        if first_seq > len(self.leaves):
+            raise LinkError("gap before the first leaf", code="gap")
+        for seq, data in enumerate(leaves, first_seq):
+            if seq < len(self.leaves):
+                if self.leaves[seq] != data:
+                    raise LinkError(f"another leaf is stored at seq {seq}", code="leaf_conflict")
+                continue
+            prev = leaf_hash(self.leaves[-1]) if self.leaves else NO_PREV
+            try:
+                leaf = decode_leaf(data)
+                check_follows(leaf, log=self.agent.name, epoch=epoch, seq=seq, prev=prev)
+            except ProtocolError as error:
+                raise LinkError(error.message, code="leaf_invalid") from error
+            self.leaves.append(data)
+            self.tree.append(leaf_hash(data))
+        return len(self.leaves) + self.size_lie
+
+    async def witness(
+        self, epoch: int, old_size: int, proof: Sequence[bytes], checkpoint: bytes
+    ) -> bytes:
+        await self._called("witness")
+        if old_size != self.witnessed_size:
+            raise LinkError("old size is stale", code="witness_stale")
+        try:
+            new = open_checkpoint(checkpoint, self.agent)
+        except ProtocolError as error:
+            raise LinkError(error.message, code="witness_denied") from error
+        if new.size > len(self.leaves):
+            raise LinkError("leaves missing", code="witness_missing_leaves")
+        try:
+            verify_consistency(old_size, self.tree.root(old_size), new.size, new.root, proof)
+        except ProofError as error:
+            raise LinkError(error.message, code="witness_inconsistent") from error
+        if new.root != self.tree.root(new.size):
+            raise LinkError("root differs from the leaves", code="witness_inconsistent")
+        text, _ = split_note(checkpoint)
+        line = cosign(text, self.cosigner, 1_900_000_000)
+        self.witnessed_size = new.size
+        self.notes.append(add_signature(checkpoint, line))
+        return line
+
+    async def _called(self, name: str) -> None:
+        self.calls.append(name)
+        await asyncio.sleep(0)
+        if self.failure is not None:
+            raise self.failure
+        if self.fail_next > 0:
+            self.fail_next -= 1
+            raise LinkError("the coordinator cannot be reached", code="unreachable")

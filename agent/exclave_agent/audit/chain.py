@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from exclave_agent.errors import StorageError
+from exclave_agent.ports import LeafDraft, Rng
 from exclave_protocol.canonical import JsonValue
 from exclave_protocol.disclosure import Disclosure
 from exclave_protocol.disclosure import make as make_disclosure
 from exclave_protocol.errors import ProtocolError
 from exclave_protocol.leaf import NO_PREV, Leaf, LeafType, encode_leaf
 from exclave_protocol.tree import Frontier, leaf_hash, node_hash
-
-from ..errors import StorageError
-from ..ports import LeafDraft, Rng
 
 SALT_BYTES = 32
 TILE_HEIGHT = 8

@@ -1,0 +1,119 @@
+"""What the audit room asks of storage: keep leaves and values, find them again, judge nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from exclave_agent.ports import Appended
+
+from .chain import Prepared
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLeaf:
+    """A leaf as it lies on disk, unverified."""
+
+    seq: int
+    hash: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCheckpoint:
+    """A tree head that we signed; `cosigned` once the witness's line is attached."""
+
+    size: int
+    note: bytes
+    """C2SP signed note."""
+    cosigned: bool
+
+
+class LogReader(Protocol):
+    """One epoch of the log, read in one consistent snapshot; blocking, for a reader's thread.
+
+    Every method raises StorageError when the file cannot be read.
+    """
+
+    def size(self) -> int:
+        """Leaves stored."""
+        ...
+
+    def leaf(self, seq: int) -> StoredLeaf | None:
+        """One leaf."""
+        ...
+
+    def leaves(self, first: int, limit: int, max_bytes: int) -> list[bytes]:
+        """Exact bytes from `first` on: at most `limit` leaves and (beyond one) `max_bytes`."""
+        ...
+
+    def scan(self, first: int) -> Iterator[StoredLeaf]:
+        """Every stored leaf from `first` on, in order of seq."""
+        ...
+
+    def by_decision(self, decision: str) -> list[int]:
+        """The seqs that belong to a decision, in order."""
+        ...
+
+    def node(self, level: int, index: int) -> bytes:
+        """A `tree.Node`: the hash of a complete subtree."""
+        ...
+
+    def checkpoint(self, *, cosigned: bool) -> StoredCheckpoint | None:
+        """The newest checkpoint, or the newest cosigned one."""
+        ...
+
+    def quiet_before(self) -> int:
+        """No INTENT below this seq lacks its RESULT."""
+        ...
+
+    def private(self, seq: int) -> list[str]:
+        """The leaf's disclosures (RFC 9901 text), decrypted. Raises: StorageError
+        ("vault_damaged") when a row does not open under its key."""
+        ...
+
+
+class LeafStore(Protocol):
+    """The writer's side; every method is durable when it returns.
+
+    Raises: StorageFull, StorageError; on error nothing of the call is visible.
+    """
+
+    @property
+    def origin(self) -> str:
+        """Checkpoint origin of the log."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the log."""
+        ...
+
+    async def append(self, prepared: Prepared) -> Appended:
+        """Vault rows first, then the leaf that commits to them."""
+        ...
+
+    async def append_once(self, evidence: bytes, prepared: Prepared) -> Appended | None:
+        """Keep `evidence` and append its leaf in one transaction; None when that evidence
+        is already kept."""
+        ...
+
+    async def save_checkpoint(self, checkpoint: StoredCheckpoint) -> None:
+        """Keep a checkpoint; a cosigned one replaces the plain one of its size."""
+        ...
+
+    async def note_quiet(self) -> None:
+        """Keep the chain's `quiet_before` for the next boot's scan."""
+        ...
+
+    async def read(self, query: Callable[[LogReader], T]) -> T:
+        """Run `query` on a snapshot, off the event loop."""
+        ...
+
+
+def read_private(reader: LogReader, seqs: Sequence[int]) -> dict[int, list[str]]:
+    """Disclosures of several leaves."""
+    return {seq: reader.private(seq) for seq in seqs}
