@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from exclave_agent.audit.chain import Chain, Prepared, prepare
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from exclave_agent.audit.chain import Chain, Prepared, prepare
 from exclave_agent.errors import LinkError, StorageError
 from exclave_agent.ports import Appended, AuditHead, Clock, LeafDraft, Rng
 from exclave_protocol.checkpoint import CosignerKey, cosign, open_checkpoint
