@@ -9,14 +9,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from exclave_testing.models import smollm2_path
-from exclave_testing.processes import BIN, ROOT, World, run, wait_for
+from exclave_testing.mainjob import ALL_PACKS, PACKS, model_words
+from exclave_testing.processes import BIN, World, run, wait_for
 
 SECRET_PROMPT = "Claim 4711: Ms Quillfeather's azure teapot arrived cracked. Propose a remedy."
 LATER_PROMPT = "Claim 4712: Mr Brambleworth wants the vermilion kettle replaced."
 CANARIES = (b"Quillfeather", b"azure teapot", b"Brambleworth", b"vermilion")
-FRAUD_MODEL = ROOT / "build" / "fraud" / "model.onnx"
-PACKS = ROOT / "policies" / "packs"
 
 
 class Story:
@@ -59,11 +57,7 @@ def agents_join(story: Story) -> str:
 
 def under_signed_is_refused(story: Story) -> str:
     """Build a release, sign it once: publishing says what is missing."""
-    models = [
-        f"smollm2={smollm2_path()},runtime=llama,n_ctx=1024,n_parallel=4",
-        f"fraud={FRAUD_MODEL},runtime=onnx",
-    ]
-    story.world.build("acme", [PACKS / "starter", PACKS / "fraud"], models)
+    story.world.build("acme", ALL_PACKS, model_words())
     story.world.sign("acme", "alice")
     refusal = story.world.publish("acme", code=1)
     assert "missing" in refusal, refusal
@@ -163,7 +157,7 @@ def policy_push_denies(story: Story) -> str:
 
 def rule_is_lifted(story: Story) -> str:
     """Another signed release puts the first policy back (a fleet revert moves forward)."""
-    story.world.build("acme", [PACKS / "starter", PACKS / "fraud"], ["keep"])
+    story.world.build("acme", ALL_PACKS, ["keep"])
     story.world.sign("acme", "alice", "bob")
     story.world.publish("acme")
     story.world.rollout("acme")
