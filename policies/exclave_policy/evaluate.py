@@ -1,0 +1,163 @@
+"""Compiles a pack and answers requests: default deny, deny overrides, an error denies.
+
+Evaluation is total and deterministic: it never raises, and the same request gets the same
+answer on every machine and in every thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from exclave_policy.conditions import ConditionFailed, bind
+from exclave_policy.document import MAX_RULES, read_policy
+from exclave_policy.errors import PolicyInvalid, Problem
+from exclave_policy.model import ACTIONS, ANY, DEFAULT_DENY, Decision, Request
+from exclave_policy.pack import Pack
+from exclave_policy.rules import Rule
+from exclave_policy.schema import activation
+from exclave_policy.source import Report
+
+MAX_ROLES = 256
+"""Most roles of one caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A decision and every rule that was found to match on the way to it."""
+
+    decision: Decision
+    matched: tuple[str, ...]
+
+
+class CompiledPolicy:
+    """The rules of one pack, indexed. Immutable, so it may be shared between threads."""
+
+    __slots__ = ("_index", "_rules", "name", "version")
+
+    def __init__(self, name: str, version: str, rules: Sequence[Rule]) -> None:
+        self.name = name
+        self.version = version
+        # Denies first, each kind in the order of the text: the order of evaluation.
+        self._rules = tuple(sorted(rules, key=lambda rule: rule.effect == "allow"))
+        self._index = _index(self._rules)
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Every rule in the order of evaluation."""
+        return self._rules
+
+    def evaluate(self, request: Request) -> Decision:
+        """Answer one request. MUST NOT raise, and MUST NOT allow after any error."""
+        return self.trace(request).decision
+
+    def trace(self, request: Request) -> Trace:
+        """As `evaluate`, and which rules matched. Allow rules are not tried after a deny."""
+        matched: list[str] = []
+        try:
+            decision = self._decide(request, matched)
+        except Exception:  # noqa: BLE001 - a request of the wrong types must deny, whatever it breaks
+            decision = _denied(DEFAULT_DENY, "the request cannot be evaluated")
+        return Trace(decision, tuple(matched))
+
+    def _decide(self, request: Request, matched: list[str]) -> Decision:
+        if len(request.roles) > MAX_ROLES:
+            return _denied(DEFAULT_DENY, f"the caller has more than {MAX_ROLES} roles")
+        bound: Any = None
+        allowing: list[Rule] = []
+        for rule in self._candidates(request):
+            if rule.when is not None:
+                try:
+                    if bound is None:
+                        bound = bind(activation(request))
+                    if not rule.when.holds(bound):
+                        continue
+                except ConditionFailed as failed:
+                    return _denied(rule.id, f"the condition of rule {rule.id} failed: {failed}")
+            matched.append(rule.id)
+            if rule.effect == "deny":
+                return _denied(rule.id, f"rule {rule.id} denies this")
+            allowing.append(rule)
+        return _allowed(allowing) if allowing else _NOTHING_ALLOWS
+
+    def _candidates(self, request: Request) -> Iterable[Rule]:
+        """Rules whose action, roles and models fit, in order of evaluation."""
+        by_role = self._index.get(request.action)
+        if by_role is None:
+            return ()
+        places: set[int] = set(by_role.get(ANY, ()))
+        for role in request.roles:
+            if role != ANY:
+                places.update(by_role.get(role, ()))
+        rules = (self._rules[place] for place in sorted(places))
+        return (rule for rule in rules if not rule.models or _covers(rule, request.model))
+
+
+_NOTHING_ALLOWS = Decision(
+    False, DEFAULT_DENY, "no rule allows this action on this model for these roles", None
+)
+
+
+def compile_pack(pack: Pack) -> CompiledPolicy:
+    """Check every document of a pack and compile it.
+
+    Raises: PolicyInvalid listing every problem of every document.
+    """
+    problems: list[Problem] = []
+    rules: list[Rule] = []
+    paths = pack.policies()
+    if not paths:
+        problems.append(
+            Problem("", 0, 0, "", "the pack holds no policy document", "add a policy.yaml")
+        )
+    for path in paths:
+        report = Report(path)
+        policy = read_policy(pack.files[path].encode("utf-8", "surrogatepass"), report)
+        problems.extend(report.all())
+        if policy is not None:
+            rules.extend(policy.rules)
+    problems.extend(_repeated(rules))
+    if len(rules) > MAX_RULES:
+        message = f"{len(rules)} rules are too many"
+        problems.append(Problem("", 0, 0, "", message, f"at most {MAX_RULES} in one pack"))
+    if problems:
+        raise PolicyInvalid(problems)
+    return CompiledPolicy(pack.name, pack.version, rules)
+
+
+def _index(rules: Sequence[Rule]) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Action -> role (or ANY) -> places of rules, ascending."""
+    index: dict[str, dict[str, list[int]]] = {action: {} for action in ACTIONS}
+    for place, rule in enumerate(rules):
+        for action in rule.actions or ACTIONS:
+            for role in rule.roles or (ANY,):
+                index[action].setdefault(role, []).append(place)
+    return {a: {r: tuple(p) for r, p in by_role.items()} for a, by_role in index.items()}
+
+
+def _covers(rule: Rule, model: str) -> bool:
+    return ANY in rule.models or model in rule.models
+
+
+def _allowed(rules: Sequence[Rule]) -> Decision:
+    """The first allowing rule names the decision; the smallest limit of all of them holds."""
+    limits = [rule.max_tokens for rule in rules if rule.max_tokens is not None]
+    first = rules[0].id
+    return Decision(True, first, f"rule {first} allows this", min(limits, default=None))
+
+
+def _denied(rule: str, reason: str) -> Decision:
+    return Decision(False, rule, reason, None)
+
+
+def _repeated(rules: Sequence[Rule]) -> list[Problem]:
+    """Rule ids are unique in a pack: a record names the rule by its id alone."""
+    first: dict[str, Rule] = {}
+    problems: list[Problem] = []
+    for rule in rules:
+        other = first.setdefault(rule.id, rule)
+        if other is not rule:
+            message = f"rule id {rule.id!r} is taken in {other.file} line {other.line}"
+            problems.append(Problem(rule.file, rule.line, 1, "", message, "choose another id"))
+    return problems
