@@ -77,9 +77,9 @@ def _rule(node: Node, path: str, text: str, report: Report) -> Rule:
     rule_id = fields.word("id", NAME)
     if rule_id == DEFAULT_DENY:
         fields.wrong(node, "id", f"{DEFAULT_DENY!r} is reserved", "choose another id")
-    effect: Literal["allow", "deny"]
-    effect = "allow" if fields.choice("effect", ("allow", "deny")) == "allow" else "deny"
-    if effect == "allow":
+    given = fields.choice("effect", ("allow", "deny"))
+    effect: Literal["allow", "deny"] = "allow" if given == "allow" else "deny"
+    if given == "allow":
         for name in ("subjects", "actions", "models"):
             if fields.get(name) is None:
                 fix = f"an allow rule names whom and what it allows: add {name!r}"
@@ -92,7 +92,7 @@ def _rule(node: Node, path: str, text: str, report: Report) -> Rule:
         actions=frozenset(item.value for item in fields.names("actions", choices=ACTIONS)),
         models=frozenset(item.value for item in fields.names("models", shape=MODEL, wildcard=True)),
         when=_when(fields, text),
-        max_tokens=_limits(fields, effect),
+        max_tokens=_limits(fields, given),
         file=report.file,
         line=node.line,
     )
