@@ -1,0 +1,1 @@
+"""Releases: watch, fetch, verify, activate and report; nothing unsigned passes this room."""
