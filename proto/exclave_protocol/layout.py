@@ -1,0 +1,291 @@
+"""Where things stand in an audit bundle, and what its manifest says: names, schemas, limits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .canonical import CanonicalError, JsonValue, decode, encode
+from .checkpoint import log_origin, operator_origin
+from .errors import EvidenceError, LeafError
+from .leaf import MAX_SEQ, Leaf, LeafType, format_time, parse_time
+
+BUNDLE_SCHEMA = "exclave.bundle/v1"
+COMPLETENESS_SCHEMA = "exclave.completeness/v1"
+MANIFEST = "manifest.json"
+SUMS = "SHA256SUMS"
+BY_HAND = "VERIFY.md"
+COMPLETENESS = "completeness.json"
+WITNESS_KEY = "keys/witness.vkey"
+
+MAX_JSON = 16 * 1024 * 1024
+"""Bytes of manifest.json, completeness.json and SHA256SUMS."""
+MAX_SMALL = 64 * 1024
+"""Bytes of a checkpoint, a key, a registration, VERIFY.md."""
+SEGMENT_RECORDS = 1024
+"""Records of one file of records."""
+MAX_LISTED = 1000
+"""Ranges or seqs that completeness.json lists one by one; beyond, only their count."""
+
+_NAME = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_NUMBER = r"(?:0|[1-9][0-9]{0,18})"
+_PLACE = rf"(?:logs/(?P<agent>{_NAME})|operators)/e(?P<epoch>{_NUMBER})"
+NAME = re.compile(_NAME)
+KNOWN_FILE = re.compile(
+    rf"manifest\.json|SHA256SUMS|VERIFY\.md|completeness\.json|keys/witness\.vkey"
+    rf"|keys/(?:{_NAME}|_operators)\.e{_NUMBER}\.vkey"
+    rf"|logs/{_NAME}/registration\.json"
+    rf"|{_PLACE}/(?:checkpoint|hashes|records/[0-9]{{12,19}}\.jsonl|seen/[0-9]{{4}}\.checkpoint)"
+)
+_INTEGER = re.compile(_NUMBER)
+
+
+def integer(value: JsonValue, name: str) -> int:
+    """A 64-bit integer written as a decimal string. Raises: EvidenceError naming the field."""
+    if type(value) is not str or _INTEGER.fullmatch(value) is None or int(value) > MAX_SEQ:
+        raise EvidenceError(f"{name}: not a decimal string within 0 and 2**63-1")
+    return int(value)
+
+
+def text(value: JsonValue, name: str) -> str:
+    """A string. Raises: EvidenceError naming the field."""
+    if type(value) is not str:
+        raise EvidenceError(f"{name}: not a string")
+    return value
+
+
+def fields(value: JsonValue, names: set[str], what: str) -> dict[str, JsonValue]:
+    """An object with exactly these fields. Raises: EvidenceError."""
+    if type(value) is not dict or value.keys() != names:
+        raise EvidenceError(f"{what}: not an object with {', '.join(sorted(names))}")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One log as the manifest describes it."""
+
+    agent: str
+    """Empty for the operators' log."""
+    epoch: int
+    origin: str
+    vkey: str
+    size: int
+    """Leaves under the checkpoint; 0 when there is none."""
+    uploaded: int
+    """Leaves that the coordinator held when it wrote the bundle."""
+    first: int
+    end: int
+    """Seqs [first, end) are in the bundle's time range."""
+
+    @property
+    def place(self) -> str:
+        """The folder of the log's files."""
+        return f"logs/{self.agent}/e{self.epoch}" if self.agent else f"operators/e{self.epoch}"
+
+    @property
+    def key_file(self) -> str:
+        """The file of the log's verifier key."""
+        return f"keys/{self.agent or '_operators'}.e{self.epoch}.vkey"
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The manifest's object."""
+        return {
+            "kind": "agent" if self.agent else "operators",
+            "agent": self.agent,
+            "epoch": str(self.epoch),
+            "origin": self.origin,
+            "vkey": self.vkey,
+            "path": self.place,
+            "size": str(self.size),
+            "uploaded": str(self.uploaded),
+            "first": str(self.first),
+            "end": str(self.end),
+        }
+
+    @classmethod
+    def from_json(cls, value: JsonValue, domain: str, tenant: str) -> LogEntry:
+        """Read and cross-check one entry. Raises: EvidenceError."""
+        entry = fields(value, set(_SAMPLE.to_json()), "manifest: log")
+        agent = text(entry["agent"], "agent")
+        log = cls(
+            agent,
+            integer(entry["epoch"], "epoch"),
+            text(entry["origin"], "origin"),
+            text(entry["vkey"], "vkey"),
+            integer(entry["size"], "size"),
+            integer(entry["uploaded"], "uploaded"),
+            integer(entry["first"], "first"),
+            integer(entry["end"], "end"),
+        )
+        if agent and NAME.fullmatch(agent) is None:
+            raise EvidenceError("manifest: agent is not a name")
+        expected = (
+            log_origin(domain, tenant, agent, log.epoch)
+            if agent
+            else operator_origin(domain, log.epoch)
+        )
+        if log.origin != expected:
+            raise EvidenceError(
+                f"manifest: origin of {log.place} does not fit its domain, tenant, agent, epoch"
+            )
+        if entry["path"] != log.place or entry["kind"] != log.to_json()["kind"]:
+            raise EvidenceError(f"manifest: path or kind of {log.origin} do not fit its agent")
+        if not log.first <= log.end <= max(log.size, log.uploaded):
+            raise EvidenceError(f"manifest: first, end and size of {log.origin} do not fit")
+        return log
+
+
+_SAMPLE = LogEntry("", 0, "", "", 0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What the bundle says of itself; everything in it is checked against the rest."""
+
+    tenant: str
+    trust_domain: str
+    created_ns: int
+    """When the coordinator wrote it, by its clock; no signature covers it."""
+    time_from: int
+    time_to: int
+    """Seconds since the Unix epoch, from inclusive, to exclusive; 0: open."""
+    witness_vkey: str
+    logs: tuple[LogEntry, ...]
+
+    def in_range(self, time_ns: int) -> bool:
+        """Whether a leaf's own time lies in the bundle's range."""
+        seconds = time_ns // 1_000_000_000
+        return seconds >= self.time_from and (self.time_to == 0 or seconds < self.time_to)
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        return encode(
+            {
+                "schema": BUNDLE_SCHEMA,
+                "tenant": self.tenant,
+                "trust_domain": self.trust_domain,
+                "created": format_time(self.created_ns),
+                "range": {"from": str(self.time_from), "to": str(self.time_to)},
+                "witness_vkey": self.witness_vkey,
+                "logs": [log.to_json() for log in self.logs],
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        """Read a manifest. Raises: EvidenceError, whatever the bytes."""
+        names = {"schema", "tenant", "trust_domain", "created", "range", "witness_vkey", "logs"}
+        try:
+            value = fields(decode(data, limit=MAX_JSON), names, "manifest")
+            created = parse_time(text(value["created"], "created"))
+        except (CanonicalError, LeafError) as error:
+            raise EvidenceError(f"manifest: {error}") from None
+        if value["schema"] != BUNDLE_SCHEMA:
+            raise EvidenceError(f"manifest: schema is not {BUNDLE_SCHEMA}; use a newer verifier?")
+        span = fields(value["range"], {"from", "to"}, "manifest: range")
+        domain, tenant = (
+            text(value["trust_domain"], "trust_domain"),
+            text(value["tenant"], "tenant"),
+        )
+        if NAME.fullmatch(tenant) is None:
+            raise EvidenceError("manifest: tenant is not a name")
+        logs = value["logs"]
+        if type(logs) is not list:
+            raise EvidenceError("manifest: logs is not an array")
+        entries = tuple(LogEntry.from_json(log, domain, tenant) for log in logs)
+        if len({entry.place for entry in entries}) != len(entries):
+            raise EvidenceError("manifest: one log stands there twice")
+        return cls(
+            tenant,
+            domain,
+            created,
+            integer(span["from"], "from"),
+            integer(span["to"], "to"),
+            text(value["witness_vkey"], "witness_vkey"),
+            entries,
+        )
+
+
+def wanted(first: int, end: int, size: int) -> list[range]:
+    """The seqs whose records a bundle holds for the range [first, end), ascending.
+
+    Besides the range: seq 0 (who writes, with which key), and the neighbour on each side,
+    whose times show that the range was not cut short.
+    """
+    start, stop = max(first - 1, 0), max(end, min(end + 1, size))
+    return [range(1), range(start, stop)] if start > 0 and stop > 0 else [range(start, stop)]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one log's records show; the writer states it, the verifier counts again.
+
+    Feed records by ascending seq. Holds open intents only, never records.
+    """
+
+    log: LogEntry
+    records: int = 0
+    missing: list[tuple[int, int]] = field(default_factory=list)
+    """Absent seqs of the range, as (first, last), at most `MAX_LISTED`."""
+    missing_count: int = 0
+    _intents: dict[int, None] = field(default_factory=dict)
+    _next: int = -1
+
+    def __post_init__(self) -> None:
+        self._next = self.log.first
+
+    def add(self, seq: int, leaf: Leaf | None) -> None:
+        """Count one record; None: a record that does not decode."""
+        if self.log.first <= seq < self.log.end:
+            self._skip(seq)
+            self.records += 1
+            self._next = seq + 1
+            if leaf is not None and leaf.type is LeafType.INTENT:
+                self._intents[seq] = None
+        if leaf is not None and leaf.type is LeafType.RESULT:
+            intent = leaf.body.get("intent")
+            if type(intent) is str and _INTEGER.fullmatch(intent):
+                self._intents.pop(int(intent), None)
+
+    def _skip(self, seq: int) -> None:
+        if seq > self._next:
+            self.missing_count += seq - self._next
+            if len(self.missing) < MAX_LISTED:
+                self.missing.append((self._next, seq - 1))
+            self._next = seq
+
+    def finish(self) -> None:
+        """Count what is absent at the end of the range."""
+        self._skip(self.log.end)
+
+    @property
+    def dangling(self) -> list[int]:
+        """INTENT records of the range without a RESULT in the bundle."""
+        return list(self._intents)
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The log's entry of completeness.json; call `finish` first."""
+        return {
+            "origin": self.log.origin,
+            "first": str(self.log.first),
+            "end": str(self.log.end),
+            "witnessed": str(self.log.size),
+            "uploaded": str(self.log.uploaded),
+            "records": str(self.records),
+            "missing": [[str(first), str(last)] for first, last in self.missing],
+            "missing_count": str(self.missing_count),
+            "dangling_intents": [str(seq) for seq in self.dangling[:MAX_LISTED]],
+            "dangling_count": str(len(self._intents)),
+        }
+
+
+def completeness(tallies: list[Tally]) -> bytes:
+    """completeness.json."""
+    return encode({"schema": COMPLETENESS_SCHEMA, "logs": [tally.to_json() for tally in tallies]})
+
+
+def registration(value: Mapping[str, JsonValue]) -> bytes:
+    """registration.json: what the coordinator has on file of an agent."""
+    return encode(dict(value))
