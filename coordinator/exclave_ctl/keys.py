@@ -129,7 +129,7 @@ def load_signer(key: str, public: Path | None, passphrase: Callable[[], bytes]) 
         except CtlError:
             raise
         # Signers wrap clouds and hardware and promise no error types (their docs say so).
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             raise CtlError(f"the signer {scheme}: failed to open the key: {error}") from error
     return _from_file(Path(key), passphrase)
 

@@ -124,7 +124,7 @@ def _check_root(root: Root) -> None:
             )
 
 
-def to_bytes(metadata: Metadata[S]) -> bytes:
+def to_bytes(metadata: Metadata[Any]) -> bytes:
     """Compact JSON, as agents will read it. Raises: MetadataError (too long)."""
     data = metadata.to_bytes()
     if len(data) > MAX_METADATA:
@@ -230,7 +230,7 @@ def _seconds(moment: datetime) -> datetime:
 # --- signing --------------------------------------------------------------------------------
 
 
-def add_signature(metadata: Metadata[S], signer: Signer) -> None:
+def add_signature(metadata: Metadata[Any], signer: Signer) -> None:
     """Sign, keeping the others' signatures. Raises: MetadataError."""
     try:
         metadata.sign(signer, append=True)
@@ -274,7 +274,7 @@ class SignatureState:
         return self.have >= self.need
 
 
-def missing_signatures(metadata: Metadata[S], delegator: Root, role: str) -> SignatureState:
+def missing_signatures(metadata: Metadata[Any], delegator: Root, role: str) -> SignatureState:
     """Whose signatures `metadata` has and lacks for `role` as `delegator` defines it."""
     result = delegator.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
     return SignatureState(
@@ -389,7 +389,7 @@ def verify_targets(
     return targets
 
 
-def require_signatures(metadata: Metadata[S], delegator: Root, role: str) -> None:
+def require_signatures(metadata: Metadata[Any], delegator: Root, role: str) -> None:
     """Raises SignaturesMissing unless `role`'s threshold is reached."""
     state = missing_signatures(metadata, delegator, role)
     if not state.complete:
