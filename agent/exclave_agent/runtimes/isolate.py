@@ -1,0 +1,172 @@
+"""Takes from the worker's own process what an engine never needs: network, privileges, dumps.
+
+Called once, at the start, while the process has one thread: `unshare(CLONE_NEWUSER)` demands
+it. Each wall is verified by trying to get through it, and only walls that hold are reported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import platform
+import resource
+import signal
+import socket
+import struct
+import sys
+
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+
+# Options of the prctl system call.
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_GET_DUMPABLE = 3
+PR_SET_SECCOMP = 22
+PR_SET_NO_NEW_PRIVS = 38
+PR_GET_NO_NEW_PRIVS = 39
+SECCOMP_MODE_FILTER = 2
+
+# seccomp(2), bpf: struct seccomp_data { int nr; u32 arch; u64 ip; u64 args[6]; }
+_LOAD, _JEQ, _JGE, _RET = 0x20, 0x15, 0x35, 0x06
+_ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
+_X32_BIT = 0x40000000
+
+# machine -> (audit architecture, syscalls that reach out of the process)
+# socket, ptrace, process_vm_readv/writev, io_uring_setup (its rings open sockets too),
+# bpf, pidfd_getfd (takes descriptors from other processes).
+_SYSCALLS = {
+    "x86_64": (0xC000003E, (41, 101, 310, 311, 425, 321, 438)),
+    "aarch64": (0xC00000B7, (198, 117, 270, 271, 425, 280, 438)),
+}
+
+
+def isolate(parent: int) -> tuple[str, ...]:
+    """Raise every wall that the OS grants and return the names of those that stand.
+
+    "netns": a network namespace of our own with nothing but a downed loopback. "seccomp": no
+    socket can be made at all, Unix ones included. "no_new_privs", "no_dump", "no_caps": as
+    prctl(2) and capabilities(7) mean them. "parent_death": the kernel ends this process with
+    its parent.
+
+    Raises: SystemExit when `parent` (a process id) has already gone.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    # Without types ctypes would pass 32 bits where the kernel reads and compares 64.
+    libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+    before = _network_namespace()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # In one call: a user namespace alone gives the right to make the network namespace.
+    # Root in a container often may make neither; seccomp below is then the wall.
+    if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
+        libc.unshare(CLONE_NEWNET)
+    # After unshare: a change of credentials clears both settings.
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        raise SystemExit("the parent process has gone")
+    _drop_capabilities(libc)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if libc.prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1:
+        _forbid_sockets(libc)
+    return _standing(libc, before)
+
+
+def has_network() -> bool:
+    """True unless both IPv4 and IPv6 fail as they do with no interface up, or no socket at all.
+
+    A datagram socket's `connect` asks for a route and sends nothing.
+    """
+    return any(
+        _has_route(family, address)
+        for family, address in (
+            (socket.AF_INET, ("127.0.0.1", 9)),
+            (socket.AF_INET, ("192.0.2.1", 9)),
+            (socket.AF_INET6, ("::1", 9)),
+        )
+    )
+
+
+def _has_route(family: int, address: tuple[str, int]) -> bool:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(address)
+    except OSError as error:
+        return error.errno not in (
+            errno.ENETUNREACH,
+            errno.EADDRNOTAVAIL,
+            errno.EPERM,
+            errno.EAFNOSUPPORT,
+        )
+    return True
+
+
+def _standing(libc: ctypes.CDLL, before: int) -> tuple[str, ...]:
+    walls = ["parent_death"]
+    if _network_namespace() not in (before, -1):
+        walls.append("netns")
+    if _socket_refused():
+        walls.append("seccomp")
+    if libc.prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1:
+        walls.append("no_new_privs")
+    if libc.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 0:
+        walls.append("no_dump")
+    if _capabilities() == 0:
+        walls.append("no_caps")
+    return tuple(walls)
+
+
+def _network_namespace() -> int:
+    """Which network namespace this thread is in; -1 when /proc does not say."""
+    with contextlib.suppress(OSError):
+        return os.stat("/proc/thread-self/ns/net").st_ino
+    return -1
+
+
+def _socket_refused() -> bool:
+    try:
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM).close()
+    except PermissionError:
+        return True
+    return False
+
+
+def _drop_capabilities(libc: ctypes.CDLL) -> None:
+    """Empty the effective, permitted and inheritable sets (capset(2), version 3)."""
+    header = struct.pack("=Ii", 0x20080522, 0)
+    libc.capset(ctypes.create_string_buffer(header), ctypes.create_string_buffer(bytes(24)))
+
+
+def _capabilities() -> int:
+    """The effective set, as the kernel shows it; -1 when it cannot be read."""
+    with contextlib.suppress(OSError), open("/proc/thread-self/status", encoding="ascii") as status:
+        for line in status:
+            if line.startswith("CapEff:"):
+                return int(line.split()[1], 16)
+    return -1
+
+
+def _forbid_sockets(libc: ctypes.CDLL) -> None:
+    """Install a filter that answers EPERM to the system calls of `_SYSCALLS`."""
+    known = _SYSCALLS.get(platform.machine())
+    if known is None or sys.byteorder != "little":
+        return
+    architecture, calls = known
+    program = [
+        (_LOAD, 0, 0, 4),
+        (_JEQ, 1, 0, architecture),
+        (_RET, 0, 0, _KILL),
+        (_LOAD, 0, 0, 0),
+        # The x32 numbering would slip past the list below.
+        (_JGE, len(calls) + 1, 0, _X32_BIT),
+        *((_JEQ, len(calls) - at, 0, call) for at, call in enumerate(calls)),
+        (_RET, 0, 0, _ALLOW),
+        (_RET, 0, 0, _ERRNO | errno.EPERM),
+    ]
+    code = b"".join(struct.pack("=HBBI", *step) for step in program)
+    steps = ctypes.create_string_buffer(code)
+    # struct sock_fprog { unsigned short len; struct sock_filter *filter; }
+    fprog = ctypes.create_string_buffer(struct.pack("@HP", len(program), ctypes.addressof(steps)))
+    libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(fprog), 0, 0)
