@@ -1,0 +1,49 @@
+"""`exclave-agent join`: trade a token for an identity."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+
+from exclave_agent.cli import home_option
+
+
+@click.command()
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="File with the join token; '-' is not needed: without it the token is read from stdin.",
+)
+@click.option("--name", default="", help="Agent name, where the token leaves it open.")
+@home_option
+def command(token_file: Path | None, name: str, home: Path | None) -> None:
+    """Enroll this machine with a coordinator.
+
+    The token comes from `exclave token create` and is never given on the command line, where
+    other users of the machine could read it. Repeating a join that was interrupted is safe.
+    """
+    from exclave_agent.config import load_settings
+    from exclave_agent.errors import IdentityError
+    from exclave_agent.identity.join import join
+    from exclave_agent.link.enroll import GrpcJoin
+    from exclave_protocol.errors import IdentityFormatError
+    from exclave_protocol.identity import JoinToken
+
+    settings = load_settings(home)
+    if token_file is None and sys.stdin.isatty():
+        click.echo("paste the join token and press Enter:", err=True)
+    text = token_file.read_text() if token_file is not None else sys.stdin.readline()
+    try:
+        token = JoinToken.decode(text.strip())
+    except IdentityFormatError as error:
+        raise IdentityError(
+            f"join token: {error.message}; copy it whole, from exj1. to its end",
+            code="token_malformed",
+        ) from error
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    identity = asyncio.run(join(settings.home, token, GrpcJoin(), agent=name))
+    click.echo(f"joined as {identity.spiffe}")
+    click.echo(f"identity in {identity.folder}; start it with: exclave-agent run --home {home}")
