@@ -7,13 +7,15 @@ from functools import lru_cache
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class Metrics:
     """What the agent counts. Labels come from the signed release and from fixed sets, never
     from a caller's text, so that nobody can grow the number of series."""
+
+    content_type: str = CONTENT_TYPE_LATEST
+    """Of what `render` returns."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -61,5 +63,5 @@ class Metrics:
             self._token(model, "out").inc(tokens_out)
 
     def render(self) -> bytes:
-        """The exposition text, of type `CONTENT_TYPE`."""
+        """The exposition text, of type `content_type`."""
         return generate_latest(self.registry)

@@ -1,0 +1,1 @@
+"""The agent's local HTTP interface: OpenAI's API and the Open Inference Protocol."""

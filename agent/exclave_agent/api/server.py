@@ -1,0 +1,213 @@
+"""Serve the application on loopback TCP and a Unix socket, inside the agent's own task group."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from exclave_agent.errors import AgentError
+
+MAX_HEAD = 32 * 1024
+"""Bytes of request line and headers."""
+HEAD_SECONDS = 10.0
+"""For request line and headers to arrive, from the connection's first byte on."""
+KEEP_ALIVE_SECONDS = 75
+SOCKET_MODE = 0o660
+"""Who may connect to the Unix socket: owner and group; the API key is asked for besides."""
+
+
+class CannotListen(AgentError):
+    """The address is taken, not ours to bind, or not a socket."""
+
+    code = "cannot_listen"
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where the agent answers now."""
+
+    host: str | None
+    port: int | None
+    unix: Path | None
+
+    @property
+    def base_url(self) -> str:
+        """The TCP address as a URL without a path."""
+        host = f"[{self.host}]" if self.host and ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    app: ASGIApp,
+    *,
+    host: str | None = "127.0.0.1",
+    port: int = 8181,
+    unix: Path | None = None,
+    max_connections: int = 256,
+    stop_grace: float = 20.0,
+) -> AsyncIterator[Listening]:
+    """Serve `app` until the block ends; then stop accepting, let running requests finish for
+    `stop_grace` seconds and cancel the rest (which are recorded as cancelled).
+
+    Raises: CannotListen before anything is served. Signals are left to the agent.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        if host is not None:
+            sockets.append(_bind_tcp(host, port))
+        bound = sockets[0].getsockname() if sockets else (None, None)
+        if unix is not None:
+            sockets.append(_bind_unix(unix))
+        config = uvicorn.Config(
+            app,
+            http=_BoundedProtocol,
+            ws="none",
+            lifespan="off",
+            loop="none",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=max_connections,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=max(1, round(stop_grace)),
+            backlog=min(1024, max_connections),
+        )
+        server = _Server(config)
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(server.serve(sockets))
+            await server.ready(running)
+            try:
+                yield Listening(bound[0], bound[1], unix)
+            finally:
+                # Before the group sees an error and cancels: in-flight requests get their time.
+                server.should_exit = True
+                await asyncio.shield(running)
+    finally:
+        for each in sockets:
+            each.close()
+        if unix is not None:
+            unix.unlink(missing_ok=True)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._started = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._started.set()
+
+    async def ready(self, running: asyncio.Task[None]) -> None:
+        """Return once connections are accepted, or when `running` has failed."""
+        running.add_done_callback(lambda _: self._started.set())
+        await self._started.wait()
+
+
+class _BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with bounds on the request head, which httptools leaves open: a
+    connection that sends headers for ever, or none at all, is closed."""
+
+    _head_bytes = 0
+    _in_head = True
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_head:
+            if self._head_timer is None:  # a further request on a kept connection
+                self._expect_head()
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._in_head and self._head_bytes > MAX_HEAD and not self.transport.is_closing():
+            self.send_400_response("Request head too large.")
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_bytes = 0
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head = True
+        super().on_message_complete()
+
+    def _expect_head(self) -> None:
+        self._stop_timer()
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_late)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_late(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+def _bind_tcp(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise CannotListen(
+            f"cannot listen on {host}:{port}: {error.strerror}; set `listen` to a free port"
+        ) from error
+    sock.setblocking(False)
+    return sock
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    """Bind, replacing the socket that a former run left behind, and nothing else."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise CannotListen(f"{path} exists and is not a socket: move it away")
+            path.unlink()
+        sock.bind(str(path))
+        os.chmod(path, SOCKET_MODE)
+    except OSError as error:
+        sock.close()
+        raise CannotListen(f"cannot listen on {path}: {error.strerror}") from error
+    except CannotListen:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return sock
