@@ -56,7 +56,9 @@ def build_app(
         gate.route("GET", versioned + "/ready", v2.model_ready),
         gate.route("POST", versioned + "/infer", v2.infer),
     ]
-    return Starlette(routes=routes, exception_handlers={404: gate.no_route, 405: gate.wrong_method})
+    app = Starlette(routes=routes, exception_handlers={404: gate.no_route, 405: gate.wrong_method})
+    app.router.redirect_slashes = False  # a redirect would lose a POST's body and key
+    return app
 
 
 class _Gate:
@@ -104,7 +106,12 @@ class _Gate:
 
     async def no_route(self, request: Request, error: Exception) -> Response:
         """The answer to an unknown path."""
-        return self._refuse(request, NoSuchRoute("no such path: see docs/http-api.md"))
+        return self._refuse(
+            request,
+            NoSuchRoute(
+                "no such path: the API is below /v1 (OpenAI) and /v2 (Open Inference Protocol)"
+            ),
+        )
 
     async def wrong_method(self, request: Request, error: Exception) -> Response:
         """The answer to a known path with another method."""

@@ -70,6 +70,7 @@ class OpenAI:
         self._pipeline = pipeline
         self._releases = releases
         self._clock = clock
+        self._created = self._now()
 
     async def models(self, exchange: Exchange) -> None:
         """GET /v1/models."""
@@ -88,7 +89,7 @@ class OpenAI:
         await exchange.respond_json(200, self._model(name))
 
     def _model(self, name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": self._now(), "owned_by": "exclave"}
+        return {"id": name, "object": "model", "created": self._created, "owned_by": "exclave"}
 
     async def chat(self, exchange: Exchange) -> None:
         """POST /v1/chat/completions."""

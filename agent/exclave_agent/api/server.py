@@ -99,7 +99,7 @@ async def serving(
         for each in sockets:
             each.close()
         if unix is not None:
-            unix.unlink(missing_ok=True)
+            unix.unlink(missing_ok=True)  # noqa: ASYNC240  # one system call
 
 
 class _Server(uvicorn.Server):
@@ -117,6 +117,11 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self._started.set()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        # uvicorn cancels what is left and goes; each of those still has a record to hand over.
+        await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
+
     async def ready(self, running: asyncio.Task[None]) -> None:
         """Return once connections are accepted, or when `running` has failed."""
         running.add_done_callback(lambda _: self._started.set())
@@ -127,7 +132,10 @@ class _BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol with bounds on the request head, which httptools leaves open: a
     connection that sends headers for ever, or none at all, is closed."""
 
-    _head_bytes = 0
+    _arrived = 0
+    """Bytes received while a head is incomplete."""
+    _parsed = 0
+    """Bytes of its complete parts."""
     _in_head = True
     _head_timer: asyncio.TimerHandle | None = None
 
@@ -143,24 +151,39 @@ class _BoundedProtocol(HttpToolsProtocol):
         if self._in_head:
             if self._head_timer is None:  # a further request on a kept connection
                 self._expect_head()
-            self._head_bytes += len(data)
+            self._arrived += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes > MAX_HEAD and not self.transport.is_closing():
+        # One endless header is not seen by the callbacks below until it ends.
+        if self._in_head and self._arrived > MAX_HEAD and not self.transport.is_closing():
             self.send_400_response("Request head too large.")
 
     def on_message_begin(self) -> None:
         self._in_head = True
+        self._parsed = 0
         super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._head_bytes = 0
+        self._arrived = 0
         self._stop_timer()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._in_head = True
         super().on_message_complete()
+
+    def _count(self, size: int) -> None:
+        self._parsed += size
+        if self._parsed > MAX_HEAD:
+            raise ValueError("request head too large")  # httptools turns it into a 400
 
     def _expect_head(self) -> None:
         self._stop_timer()
@@ -173,7 +196,9 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def _head_late(self) -> None:
         self._head_timer = None
-        if not self.transport.is_closing():
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._expect_head()  # the answer before it is still being given
+        elif not self.transport.is_closing():
             self.transport.close()
 
 

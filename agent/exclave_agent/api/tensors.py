@@ -81,7 +81,7 @@ def _pack(datatype: str, values: list[Any], place: str) -> bytes:
     if datatype == "BYTES":
         if not kinds <= {str}:
             raise BadRequest(f"{place}.data: BYTES takes strings", param=f"{place}.data")
-        parts = []
+        parts: list[bytes] = []
         for value in values:
             raw = value.encode()
             parts += (len(raw).to_bytes(4, "little"), raw)
