@@ -19,6 +19,7 @@
     |  `- ModelLoadFailed        the model file did not load (the worker may have died)
     |- IdentityError             enrollment or certificate trouble (code says what)
     `- LinkError                 the coordinator cannot be reached or answered wrongly
+       `- AuditDiverged          its view of our log is not ours (evidence is kept)
 
 Messages are lower case, name the field and the value's shape, and never hold raw data.
 """
@@ -172,3 +173,19 @@ class LinkError(AgentError):
     """The coordinator cannot be reached, or its answer breaks the protocol."""
 
     code = "link_error"
+
+
+class AuditDiverged(LinkError):
+    """The coordinator's view of our log cannot be reconciled with ours.
+
+    Codes: head_ahead (it claims more leaves than we wrote), head_rolled_back (it forgot what
+    it cosigned), head_foreign (a checkpoint we did not sign, or that it did not), head_forked
+    (another tree under our signature), leaf_conflict, witness_inconsistent,
+    cosignature_invalid. `evidence` holds what it said, for the record.
+    """
+
+    code = "audit_diverged"
+
+    def __init__(self, message: str, *, code: str, evidence: bytes) -> None:
+        super().__init__(message, code=code)
+        self.evidence = evidence

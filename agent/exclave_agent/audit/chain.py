@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from exclave_agent.errors import StorageError
 from exclave_agent.ports import LeafDraft, Rng
 from exclave_protocol.canonical import JsonValue
-from exclave_protocol.disclosure import Disclosure
+from exclave_protocol.disclosure import SALT_SIZE, Disclosure
 from exclave_protocol.disclosure import make as make_disclosure
 from exclave_protocol.errors import ProtocolError
 from exclave_protocol.leaf import NO_PREV, Leaf, LeafType, encode_leaf
 from exclave_protocol.tree import Frontier, leaf_hash, node_hash
 
-SALT_BYTES = 32
 TILE_HEIGHT = 8
 """Levels of the tree between stored nodes: C2SP tlog-tiles' tile height."""
 
@@ -74,7 +73,7 @@ def prepare(draft: LeafDraft, *, time_ns: int, rng: Rng) -> Prepared:
         return Prepared(kind, time_ns, draft.body, (), (), draft.subject)
     try:
         disclosures = tuple(
-            make_disclosure(name, value, rng.token(SALT_BYTES))
+            make_disclosure(name, value, rng.token(SALT_SIZE))
             for name, value in draft.private.items()
         )
     except ProtocolError as error:
@@ -125,9 +124,12 @@ class Chain:
         self._frontier = Frontier.from_peaks(mark.size, mark.peaks)
         self._prev = mark.prev
 
-    def resume(self, size: int, peaks: Sequence[bytes], prev: bytes) -> None:
+    def resume(
+        self, size: int, peaks: Sequence[bytes], prev: bytes, open_intents: Mapping[str, int]
+    ) -> None:
         """Take up a log where a verified scan left it."""
         self.rewind(Mark(size, tuple(peaks), prev))
+        self._open = dict(open_intents)
 
     def seal(self, prepared: Prepared) -> Sealed:
         """Give a record its place. Raises: StorageError "record_invalid"; the chain stays."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -30,6 +30,14 @@ class StoredCheckpoint:
     note: bytes
     """C2SP signed note."""
     cosigned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TreeHead:
+    """The root over the first `size` leaves."""
+
+    size: int
+    root: bytes
 
 
 class LogReader(Protocol):
@@ -92,6 +100,11 @@ class LeafStore(Protocol):
         """Epoch of the log."""
         ...
 
+    @property
+    def dangling(self) -> Mapping[str, int]:
+        """Decision id -> seq of each INTENT that the former process left without RESULT."""
+        ...
+
     async def append(self, prepared: Prepared) -> Appended:
         """Vault rows first, then the leaf that commits to them."""
         ...
@@ -105,6 +118,11 @@ class LeafStore(Protocol):
         """Keep a checkpoint; a cosigned one replaces the plain one of its size."""
         ...
 
+    async def head(self) -> TreeHead:
+        """Size and root as the writer holds them in memory: what we appended, whatever has
+        been done to the file since."""
+        ...
+
     async def note_quiet(self) -> None:
         """Keep the chain's `quiet_before` for the next boot's scan."""
         ...
@@ -112,8 +130,3 @@ class LeafStore(Protocol):
     async def read(self, query: Callable[[LogReader], T]) -> T:
         """Run `query` on a snapshot, off the event loop."""
         ...
-
-
-def read_private(reader: LogReader, seqs: Sequence[int]) -> dict[int, list[str]]:
-    """Disclosures of several leaves."""
-    return {seq: reader.private(seq) for seq in seqs}

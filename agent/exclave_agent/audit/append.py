@@ -1,0 +1,51 @@
+"""The log as the agent's rooms append to it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from exclave_agent.ports import Appended, Clock, LeafDraft, Rng
+
+from .chain import prepare
+from .store import LeafStore
+
+
+class Log:
+    """A `ports.AuditLog`.
+
+    A leaf MUST be on disk, and its values before it, when `append` returns. A caller that
+    is cancelled while it waits does not take its leaf back: it is written all the same.
+    """
+
+    def __init__(self, store: LeafStore, clock: Clock, rng: Rng) -> None:
+        self._store = store
+        self._clock = clock
+        self._rng = rng
+        self._grown = asyncio.Event()
+
+    @property
+    def store(self) -> LeafStore:
+        """Where the leaves are."""
+        return self._store
+
+    @property
+    def grown(self) -> asyncio.Event:
+        """Set after each append; whoever waits for it clears it."""
+        return self._grown
+
+    async def append(self, draft: LeafDraft) -> Appended:
+        prepared = prepare(draft, time_ns=self._clock.now_ns(), rng=self._rng)
+        appended = await self._store.append(prepared)
+        self._grown.set()
+        return appended
+
+    async def append_once(self, evidence: bytes, draft: LeafDraft) -> Appended | None:
+        """Record something at most once, however often it is seen, restarts included.
+
+        Raises: StorageFull, StorageError.
+        """
+        prepared = prepare(draft, time_ns=self._clock.now_ns(), rng=self._rng)
+        appended = await self._store.append_once(evidence, prepared)
+        if appended is not None:
+            self._grown.set()
+        return appended

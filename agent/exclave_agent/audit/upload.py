@@ -1,0 +1,293 @@
+"""Carries leaves to the coordinator and brings its witness's cosignature back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, replace
+
+from exclave_agent.errors import AuditDiverged, LinkError, StorageError
+from exclave_agent.ports import AuditHead, AuditSink, Clock, Rng
+from exclave_protocol.checkpoint import Checkpoint, open_checkpoint, verify_cosignature
+from exclave_protocol.errors import ProofError, ProtocolError
+from exclave_protocol.note import VerifyKey, add_signature, split_note
+from exclave_protocol.tree import consistency_proof, root, verify_consistency
+from exclave_protocol.wire import MAX_BATCH_BYTES, MAX_BATCH_LEAVES
+
+from . import drafts
+from .append import Log
+from .checkpoint import Checkpointer, Signed
+from .store import LogReader, StoredCheckpoint
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 300.0
+"""Seconds after which the coordinator is asked even when nothing was appended."""
+PAUSE = 1.0
+"""Seconds between rounds: leaves of one second share a checkpoint."""
+BACKOFF_FIRST = 1.0
+BACKOFF_MOST = 300.0
+
+_DIVERGED = frozenset({"leaf_conflict", "witness_inconsistent"})
+
+
+@dataclass(frozen=True, slots=True)
+class UploadStatus:
+    """Where the upload stands, for `status` and the telemetry."""
+
+    uploaded: int = 0
+    """Leaves that the coordinator says it has stored."""
+    witnessed: int = 0
+    """Size of the newest head whose cosignature we have verified."""
+    error: str = ""
+    """Code of the last failure; empty while all is well."""
+
+
+class Uploader:
+    """One task: upload what is new, have the head cosigned, wait, go on.
+
+    A coordinator that contradicts what we wrote is recorded once (INCIDENT, with its words
+    kept as evidence) and asked again at the slowest pace; the agent itself goes on.
+    """
+
+    def __init__(
+        self,
+        record: Log,
+        checkpointer: Checkpointer,
+        sink: AuditSink,
+        *,
+        key: VerifyKey,
+        witness: VerifyKey,
+        clock: Clock,
+        rng: Rng,
+        interval: float = INTERVAL,
+    ) -> None:
+        """`key` is our audit key's public half, `witness` the coordinator's cosigner key."""
+        self._record = record
+        self._store = record.store
+        self._checkpointer = checkpointer
+        self._sink = sink
+        self._key = key
+        self._witness = witness
+        self._clock = clock
+        self._rng = rng
+        self._interval = interval
+        self._known = False
+        self._status = UploadStatus()
+
+    @property
+    def status(self) -> UploadStatus:
+        """A snapshot."""
+        return self._status
+
+    async def run(self) -> None:
+        """Own this by the component's task group; ends only when it is cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._tick())
+            await self._loop()
+
+    async def _tick(self) -> None:
+        while True:
+            await self._clock.sleep(self._interval)
+            self._record.grown.set()
+
+    async def _loop(self) -> None:
+        delay = BACKOFF_FIRST
+        while True:
+            self._record.grown.clear()
+            if await self._round():
+                delay = BACKOFF_FIRST
+                await self._clock.sleep(PAUSE)
+                await self._record.grown.wait()
+            else:
+                # Full jitter: agents that lost one coordinator do not return as one.
+                await self._clock.sleep(self._rng.uniform(0.1, 1.0) * delay)
+                delay = min(delay * 2, BACKOFF_MOST)
+
+    async def _round(self) -> bool:
+        try:
+            await self.once()
+        except AuditDiverged as error:
+            await self._report(error)
+        except (LinkError, StorageError) as error:
+            log.warning("audit upload: %s", error.message)
+            self._failed(error.code)
+        else:
+            return True
+        return False
+
+    def _failed(self, code: str) -> None:
+        self._known = False
+        self._status = replace(self._status, error=code)
+
+    async def _report(self, error: AuditDiverged) -> None:
+        log.error("the coordinator contradicts our log: %s", error.message)
+        self._failed(error.code)
+        draft = drafts.incident(error.code, error.message, evidence=error.evidence)
+        try:
+            await self._record.append_once(error.code.encode() + b"\n" + error.evidence, draft)
+        except StorageError as failure:
+            log.warning("incident not recorded: %s", failure.message)
+
+    async def once(self) -> None:
+        """One round: upload everything, then one cosigned checkpoint over it.
+
+        Raises: LinkError, AuditDiverged, StorageError.
+        """
+        if not self._known:
+            await self._learn()
+        await self._upload()
+        if self._status.witnessed < self._status.uploaded:
+            await self._cosign()
+        self._status = replace(self._status, error="")
+
+    # --- what the coordinator says it has ----------------------------------------------------
+
+    async def _learn(self) -> None:
+        head = await self._sink.head(self._store.epoch)
+        evidence = f"{head.size}\n{head.witnessed_size}\n".encode() + head.checkpoint
+        ours = await self._store.head()
+        known = await self._store.read(lambda reader: reader.checkpoint(cosigned=True))
+        if head.size > ours.size:
+            raise AuditDiverged(
+                f"the coordinator claims {head.size} leaves of our {ours.size}",
+                code="head_ahead",
+                evidence=evidence,
+            )
+        if head.witnessed_size:
+            await self._check_witnessed(head, evidence)
+        if known is not None and head.witnessed_size < known.size:
+            raise AuditDiverged(
+                f"the coordinator cosigned our head of size {known.size} and now admits to "
+                f"{head.witnessed_size}",
+                code="head_rolled_back",
+                evidence=evidence,
+            )
+        self._known = True
+        self._status = UploadStatus(head.size, head.witnessed_size)
+
+    async def _check_witnessed(self, head: AuditHead, evidence: bytes) -> None:
+        """Its newest cosigned head must be one that we signed, over what we hold."""
+        try:
+            claimed = self._open_witnessed(head)
+        except ProtocolError as error:
+            raise AuditDiverged(
+                f"the coordinator's checkpoint does not verify: {error.message}",
+                code="head_foreign",
+                evidence=evidence,
+            ) from error
+        if claimed.size != head.witnessed_size or claimed.size > head.size:
+            raise AuditDiverged(
+                "the coordinator's sizes contradict its own checkpoint",
+                code="head_foreign",
+                evidence=evidence,
+            )
+        held = await self._store.read(lambda reader: root(claimed.size, reader.node))
+        if held != claimed.root:
+            raise AuditDiverged(
+                f"our key signed another tree of size {claimed.size} than this home holds: a "
+                "copy or a restored backup of it is at work elsewhere",
+                code="head_forked",
+                evidence=evidence,
+            )
+        note = StoredCheckpoint(claimed.size, head.checkpoint, cosigned=True)
+        await self._store.save_checkpoint(note)
+
+    def _open_witnessed(self, head: AuditHead) -> Checkpoint:
+        claimed = open_checkpoint(head.checkpoint, self._key)
+        text, signatures = split_note(head.checkpoint)
+        for signature in signatures:
+            if (signature.name, signature.key_id) == (self._witness.name, self._witness.id):
+                self._witness.verify(text, signature)
+                return claimed
+        raise ProofError("the witness has not cosigned it")
+
+    # --- leaves up, cosignature down -----------------------------------------------------------
+
+    async def _upload(self) -> None:
+        while True:
+            first = self._status.uploaded
+
+            def batch(reader: LogReader, first: int = first) -> list[bytes]:
+                return reader.leaves(first, MAX_BATCH_LEAVES, MAX_BATCH_BYTES)
+
+            leaves = await self._store.read(batch)
+            if not leaves:
+                return
+            size = await self._call_append(first, leaves)
+            end = first + len(leaves)
+            if size > (await self._store.head()).size:
+                raise AuditDiverged(
+                    f"the coordinator claims {size} leaves, more than we have written",
+                    code="head_ahead",
+                    evidence=f"append {first} {end} {size}".encode(),
+                )
+            if size < end:
+                raise LinkError(
+                    f"the coordinator stored {size} leaves of {end}", code="upload_short"
+                )
+            self._status = replace(self._status, uploaded=size)
+
+    async def _call_append(self, first: int, leaves: list[bytes]) -> int:
+        try:
+            return await self._sink.append(self._store.epoch, first, leaves)
+        except AuditDiverged:
+            raise
+        except LinkError as error:
+            raise _sharpen(error, f"append {first} {len(leaves)}") from error
+
+    async def _cosign(self) -> None:
+        signed = await self._checkpointer.sign()
+        old = self._status.witnessed
+        if signed.checkpoint.size > self._status.uploaded:
+            # Leaves came in meanwhile: they must be there before their head is shown.
+            await self._upload()
+        proof = await self._prove(old, signed)
+        try:
+            line = await self._sink.witness(self._store.epoch, old, proof, signed.note)
+        except AuditDiverged:
+            raise
+        except LinkError as error:
+            raise _sharpen(error, f"witness {old} {signed.checkpoint.size}") from error
+        try:
+            text, _ = split_note(signed.note)
+            verify_cosignature(text, line, self._witness)
+            note = add_signature(signed.note, line)
+        except ProtocolError as error:
+            raise AuditDiverged(
+                f"the witness's cosignature does not verify: {error.message}",
+                code="cosignature_invalid",
+                evidence=signed.note + line,
+            ) from error
+        size = signed.checkpoint.size
+        await self._store.save_checkpoint(StoredCheckpoint(size, note, cosigned=True))
+        self._status = replace(self._status, witnessed=size)
+
+    async def _prove(self, old: int, signed: Signed) -> list[bytes]:
+        """The consistency proof from disk, checked against what we signed before it is sent."""
+        new = signed.checkpoint
+
+        def query(reader: LogReader) -> list[bytes]:
+            proof = consistency_proof(old, new.size, reader.node)
+            verify_consistency(old, root(old, reader.node), new.size, new.root, proof)
+            return proof
+
+        try:
+            return await self._store.read(query)
+        except ProofError as error:
+            raise StorageError(
+                f"the log on disk no longer has the tree that was written ({error.message}); "
+                "run `exclave-agent audit verify`",
+                code="log_altered",
+            ) from error
+
+
+def _sharpen(error: LinkError, call: str) -> LinkError:
+    """A refusal that means another history is a divergence, not an outage."""
+    if error.code in _DIVERGED:
+        return AuditDiverged(
+            f"the coordinator holds another history: {error.message}",
+            code=error.code,
+            evidence=f"{call}\n{error.code}\n{error.message}".encode(),
+        )
+    return error

@@ -1,0 +1,313 @@
+"""The log in state.db: the tail that the writer moves, and the readers' view of the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from exclave_agent.audit.chain import TILE_HEIGHT, Chain, Mark, Prepared, Sealed
+from exclave_agent.audit.store import LogReader, StoredCheckpoint, StoredLeaf, TreeHead
+from exclave_agent.errors import StorageError
+from exclave_agent.ports import Appended
+from exclave_protocol.errors import ProofError
+from exclave_protocol.tree import node_hash
+
+from .connect import storage_error
+from .migrations.state import SEQ_BITS
+from .sqlite import Writer
+from .vault import MAX_FIELDS, VaultReader, VaultWriter
+
+if TYPE_CHECKING:
+    from .pool import ReadPool
+
+T = TypeVar("T")
+
+MAX_ROWS = 64
+"""Leaves of one INSERT."""
+QUIET_KEY = "audit.quiet_before"
+_SCAN_ROWS = 512
+_COLUMNS = 4
+
+
+class LeafTail:
+    """The end of one epoch's log; lives in the writer's thread (see `sqlite.LogTail`)."""
+
+    def __init__(self, chain: Chain, vault: VaultWriter) -> None:
+        self.chain = chain
+        self._vault = vault
+        self._first_id = chain.epoch << SEQ_BITS
+        self._mark: Mark | None = None
+        self._orphans = False
+        self._frozen: StorageError | None = None
+        insert = "INSERT INTO leaf (id, hash, decision, data) VALUES (?,?,?,?)"
+        self._statements = [insert + ",(?,?,?,?)" * more for more in range(MAX_ROWS)]
+
+    def begin(self) -> None:
+        self._mark = self.chain.mark()
+        if self._orphans:
+            self.discard_orphans()
+
+    def discard_orphans(self) -> int:
+        """Delete vault rows beyond the log's end: their leaf was never committed.
+
+        MUST be done before another leaf takes their place. Raises: sqlite3.Error.
+        """
+        end = (self.chain.epoch + 1) << SEQ_BITS
+        count = self._vault.discard_from(self._first_id + self.chain.size, end)
+        self._orphans = False
+        return count
+
+    def seal(self, prepared: Prepared) -> tuple[Sealed, Appended]:
+        if self._frozen is not None:
+            raise self._frozen
+        if len(prepared.disclosures) > MAX_FIELDS:
+            raise StorageError(
+                f"record cannot be written: {len(prepared.disclosures)} private fields, "
+                f"the limit is {MAX_FIELDS}",
+                code="record_invalid",
+            )
+        sealed = self.chain.seal(prepared)
+        return sealed, Appended(self.chain.epoch, sealed.seq, sealed.hash)
+
+    def keep_values(self, sealed: Sequence[Sealed]) -> None:
+        self._orphans = True  # until the leaves are durable
+        self._vault.write(self._first_id, sealed)
+
+    def single(self, sealed: Sequence[Sealed]) -> bool:
+        return len(sealed) <= MAX_ROWS and not any(leaf.nodes for leaf in sealed)
+
+    def insert(self, connection: sqlite3.Connection, sealed: Sequence[Sealed]) -> None:
+        rows: list[object] = []
+        for leaf in sealed:
+            decision = leaf.prepared.body.get("decision")
+            rows += (
+                self._first_id + leaf.seq,
+                leaf.hash,
+                decision if isinstance(decision, str) else None,
+                leaf.data,
+            )
+        try:
+            for start in range(0, len(sealed), MAX_ROWS):
+                n = min(MAX_ROWS, len(sealed) - start)
+                part = rows[start * _COLUMNS : (start + n) * _COLUMNS]
+                connection.execute(self._statements[n - 1], part)
+        except sqlite3.IntegrityError:
+            self._frozen = StorageError(
+                "another process has written to this log; stop it, then restart the agent",
+                code="log_forked",
+            )
+            raise self._frozen from None
+        nodes = [
+            (self.chain.epoch, node.level, node.index, node.hash)
+            for leaf in sealed
+            for node in leaf.nodes
+        ]
+        if nodes:
+            connection.executemany(
+                "INSERT INTO node (epoch, level, position, hash) VALUES (?, ?, ?, ?)", nodes
+            )
+
+    def settle(self, sealed: Sequence[Sealed]) -> None:
+        self._orphans = False
+        for leaf in sealed:
+            self.chain.settle(leaf.prepared.type, leaf.prepared.body, leaf.seq)
+
+    def rewind(self) -> None:
+        if self._mark is not None:
+            self.chain.rewind(self._mark)
+
+
+class LeafReader:
+    """A `LogReader` on one connection, in whatever snapshot its caller opened."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, vault: VaultReader | None, epoch: int
+    ) -> None:
+        self._connection = connection
+        self._vault = vault
+        self._epoch = epoch
+        self._first_id = epoch << SEQ_BITS
+        self._end_id = (epoch + 1) << SEQ_BITS
+
+    def _rows(self, sql: str, *values: object) -> list[tuple[object, ...]]:
+        try:
+            return self._connection.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise storage_error(error, "read the log") from error
+
+    def size(self) -> int:
+        rows = self._rows(
+            "SELECT max(id) FROM leaf WHERE id >= ? AND id < ?", self._first_id, self._end_id
+        )
+        last = rows[0][0]
+        return 0 if last is None else int(str(last)) - self._first_id + 1
+
+    def leaf(self, seq: int) -> StoredLeaf | None:
+        for stored in self._stored(seq, seq + 1):
+            return stored
+        return None
+
+    def _stored(self, first: int, end: int) -> list[StoredLeaf]:
+        begin, stop = self._first_id + first, min(self._first_id + end, self._end_id)
+        try:
+            rows = self._connection.execute(
+                "SELECT id, hash, data FROM leaf WHERE id >= ? AND id < ? ORDER BY id",
+                (begin, stop),
+            ).fetchall()
+        except sqlite3.Error as error:
+            raise storage_error(error, "read the log") from error
+        return [StoredLeaf(row[0] - self._first_id, row[1], row[2]) for row in rows]
+
+    def leaves(self, first: int, limit: int, max_bytes: int) -> list[bytes]:
+        chosen: list[bytes] = []
+        total = 0
+        for stored in self._stored(first, first + limit):
+            total += len(stored.data)
+            if stored.seq != first + len(chosen) or (chosen and total > max_bytes):
+                break
+            chosen.append(stored.data)
+        return chosen
+
+    def scan(self, first: int) -> Iterator[StoredLeaf]:
+        end = self.size()
+        for start in range(first, end, _SCAN_ROWS):
+            yield from self._stored(start, min(start + _SCAN_ROWS, end))
+
+    def by_decision(self, decision: str) -> list[int]:
+        rows = self._rows(
+            "SELECT id FROM leaf WHERE decision = ? AND id >= ? AND id < ? ORDER BY id",
+            decision,
+            self._first_id,
+            self._end_id,
+        )
+        return [int(str(row[0])) - self._first_id for row in rows]
+
+    def node(self, level: int, index: int) -> bytes:
+        base = level - level % TILE_HEIGHT
+        first, count = index << (level - base), 1 << (level - base)
+        if base == 0:
+            start = self._first_id + first
+            rows = self._rows(
+                "SELECT hash FROM leaf WHERE id >= ? AND id < ? ORDER BY id", start, start + count
+            )
+        else:
+            rows = self._rows(
+                "SELECT hash FROM node WHERE epoch = ? AND level = ? AND position >= ? "
+                "AND position < ? ORDER BY position",
+                self._epoch,
+                base,
+                first,
+                first + count,
+            )
+        hashes = [row[0] for row in rows if isinstance(row[0], bytes)]
+        if len(hashes) != count:
+            raise ProofError(f"no complete subtree {index} at level {level}")
+        while len(hashes) > 1:
+            hashes = [node_hash(hashes[i], hashes[i + 1]) for i in range(0, len(hashes), 2)]
+        return hashes[0]
+
+    def checkpoint(self, *, cosigned: bool) -> StoredCheckpoint | None:
+        rows = self._rows(
+            "SELECT size, note, cosigned FROM checkpoint WHERE epoch = ? AND cosigned >= ? "
+            "ORDER BY size DESC, cosigned DESC LIMIT 1",
+            self._epoch,
+            int(cosigned),
+        )
+        for size, note, is_cosigned in rows:
+            assert isinstance(size, int)  # the table is STRICT
+            assert isinstance(note, bytes)
+            return StoredCheckpoint(size, note, bool(is_cosigned))
+        return None
+
+    def quiet_before(self) -> int:
+        rows = self._rows("SELECT value FROM state WHERE key = ?", f"{QUIET_KEY}.{self._epoch}")
+        return int(bytes(rows[0][0])) if rows and isinstance(rows[0][0], bytes) else 0
+
+    def private(self, seq: int) -> list[str]:
+        if self._vault is None:
+            raise StorageError("the vault is not open: its values cannot be shown")
+        return self._vault.open(self._first_id + seq)
+
+
+class LeafDatabase:
+    """A `LeafStore`: the audit room's view of the writer and of the readers."""
+
+    def __init__(self, writer: Writer, pool: ReadPool, tail: LeafTail) -> None:
+        self._writer = writer
+        self._pool = pool
+        self._tail = tail
+        self._dangling = tail.chain.open_intents
+        writer.attach(tail)
+
+    @property
+    def origin(self) -> str:
+        return self._tail.chain.origin
+
+    @property
+    def epoch(self) -> int:
+        return self._tail.chain.epoch
+
+    @property
+    def dangling(self) -> Mapping[str, int]:
+        return self._dangling
+
+    async def append(self, prepared: Prepared) -> Appended:
+        appended = await self._writer.append(prepared)
+        assert appended is not None  # without a closure there is always a leaf
+        return appended
+
+    async def append_once(self, evidence: bytes, prepared: Prepared) -> Appended | None:
+        digest = hashlib.sha256(evidence).digest()
+
+        def keep(connection: sqlite3.Connection) -> object:
+            cursor = connection.execute(
+                "INSERT INTO evidence (digest, data) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                (digest, evidence),
+            )
+            return True if cursor.rowcount else None
+
+        return await self._writer.append(prepared, run=keep)
+
+    async def save_checkpoint(self, checkpoint: StoredCheckpoint) -> None:
+        def save(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "INSERT INTO checkpoint (epoch, size, note, cosigned) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (epoch, size) DO UPDATE SET note = excluded.note, "
+                "cosigned = excluded.cosigned WHERE excluded.cosigned >= cosigned",
+                (self.epoch, checkpoint.size, checkpoint.note, int(checkpoint.cosigned)),
+            )
+            # The newest of either kind is all that anybody asks for.
+            connection.execute(
+                "DELETE FROM checkpoint WHERE epoch = ?1 AND size < (SELECT max(size) FROM "
+                "checkpoint WHERE epoch = ?1) AND size IS NOT (SELECT max(size) FROM checkpoint "
+                "WHERE epoch = ?1 AND cosigned = 1)",
+                (self.epoch,),
+            )
+
+        await self._writer.run(save)
+
+    async def note_quiet(self) -> None:
+        def save(connection: sqlite3.Connection) -> None:
+            value = str(self._tail.chain.quiet_before()).encode()
+            connection.execute(
+                "INSERT OR REPLACE INTO state (key, value) VALUES (?, ?)",
+                (f"{QUIET_KEY}.{self.epoch}", value),
+            )
+
+        await self._writer.run(save)
+
+    async def head(self) -> TreeHead:
+        def find(_: sqlite3.Connection) -> TreeHead:
+            chain = self._tail.chain
+            return TreeHead(chain.size, chain.root())
+
+        return await self._writer.run(find)
+
+    async def read(self, query: Callable[[LogReader], T]) -> T:
+        def snapshot(connection: sqlite3.Connection, vault: VaultReader | None) -> T:
+            return query(LeafReader(connection, vault, self.epoch))
+
+        return await asyncio.wrap_future(self._pool.submit(snapshot))

@@ -1,0 +1,70 @@
+"""Schema of state.db: the log, its tree, checkpoints, small state and API keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from exclave_agent.storage.connect import FileKind
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+KIND = FileKind("state.db", 0x45584353, 1)  # "EXCS"
+
+SEQ_BITS = 40
+"""A leaf's row id is `epoch << 40 | seq`: new rows are added at the end of the table."""
+
+
+def _version_1(db: Database) -> None:
+    db.table("epoch").create(
+        {"epoch": int, "origin": str}, pk="epoch", not_null={"origin"}, strict=True
+    )
+    db.table("leaf").create(
+        {"id": int, "hash": bytes, "decision": str, "data": bytes},
+        pk="id",
+        not_null={"hash", "data"},
+        strict=True,
+    )
+    db.table("leaf").create_index(["decision"])
+    db.table("node").create(
+        {"epoch": int, "level": int, "position": int, "hash": bytes},
+        pk=("epoch", "level", "position"),
+        not_null={"hash"},
+        strict=True,
+    )
+    db.table("checkpoint").create(
+        {"epoch": int, "size": int, "note": bytes, "cosigned": int},
+        pk=("epoch", "size"),
+        not_null={"note", "cosigned"},
+        strict=True,
+    )
+    db.table("evidence").create(
+        {"digest": bytes, "data": bytes}, pk="digest", not_null={"data"}, strict=True
+    )
+    db.table("state").create(
+        {"key": str, "value": bytes}, pk="key", not_null={"value"}, strict=True
+    )
+    db.table("api_key").create(
+        {
+            "id": str,
+            "name": str,
+            "roles": str,
+            "hash": bytes,
+            "created_ns": int,
+            "revoked_ns": int,
+        },
+        pk="id",
+        not_null={"name", "roles", "hash", "created_ns"},
+        strict=True,
+    )
+    # For people with a SQLite shell: the log as it reads.
+    db.create_view(
+        "log",
+        "SELECT id >> 40 AS epoch, id & 0xFFFFFFFFFF AS seq, "
+        "json_extract(CAST(data AS TEXT), '$.type') AS type, "
+        "json_extract(CAST(data AS TEXT), '$.time') AS time, "
+        "decision, lower(hex(hash)) AS hash, CAST(data AS TEXT) AS leaf FROM leaf",
+    )
+
+
+STEPS = (_version_1,)
