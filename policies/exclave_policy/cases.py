@@ -151,6 +151,8 @@ def _read_all(pack: Pack, policy: CompiledPolicy) -> tuple[list[Case], list[Prob
 def _read(raw: bytes, rules: Seq[str], report: Report) -> list[Case]:
     text = read_text(raw, report)
     root = None if text is None else parse(text, report)
+    if isinstance(root, Mapping):
+        root = Fields(root, "", report, known=("cases",), required=("cases",)).get("cases")
     if root is None:
         return []
     if not isinstance(root, Sequence):

@@ -81,7 +81,8 @@ def pack_directory(path: Path | str) -> bytes:
 
 
 def pack_files(files: Mapping[str, bytes]) -> bytes:
-    """Pack files by path. Name and version come from `pack.yaml`, or from the only policy.
+    """Pack files by path. Name and version come from `pack.yaml`, else from
+    `policy.yaml`, else from the only policy document.
 
     Raises: PolicyInvalid.
     """
@@ -193,12 +194,12 @@ def _from_files(files: Mapping[str, bytes]) -> Pack:
 
 
 def _title(texts: Mapping[str, str]) -> tuple[str, str]:
-    """Name and version: of pack.yaml, or of the only policy document."""
+    """Name and version: of pack.yaml, else of policy.yaml, else of the only policy document."""
     policies = [path for path in sorted(texts) if _POLICY.fullmatch(path)]
     if "pack.yaml" in texts:
         path, kind = "pack.yaml", "Pack"
-    elif len(policies) == 1:
-        path, kind = policies[0], "Policy"
+    elif "policy.yaml" in texts or len(policies) == 1:
+        path, kind = "policy.yaml" if "policy.yaml" in texts else policies[0], "Policy"
     elif policies:
         fix = "add a pack.yaml of kind Pack with its name and version"
         raise refuse("several policy documents, and nothing names the pack", fix)
