@@ -14,7 +14,7 @@ Body = dict[str, JsonValue]
 
 def genesis(*, agent: str, vkey: str, version: str, prev_epoch: str | None = None) -> LeafDraft:
     """Seq 0: `agent` is the SPIFFE ID, `vkey` signs this log's checkpoints."""
-    body: Body = {"agent": agent, "vkey": vkey, "version": version}
+    body: Body = {"agent": agent, "audit_vkey": vkey, "version": version}
     if prev_epoch is not None:
         body["prev_epoch"] = prev_epoch
     return LeafDraft(LeafType.GENESIS, body)

@@ -28,7 +28,8 @@ PAUSE = 1.0
 BACKOFF_FIRST = 1.0
 BACKOFF_MOST = 300.0
 
-_DIVERGED = frozenset({"leaf_conflict", "witness_inconsistent"})
+_DIVERGED = frozenset({"leaf_conflict", "leaf_invalid", "witness_inconsistent"})
+"""Refusals that are no outage: what it holds is not what we wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,26 +96,22 @@ class Uploader:
         delay = BACKOFF_FIRST
         while True:
             self._record.grown.clear()
-            if await self._round():
+            try:
+                await self.once()
+            except AuditDiverged as error:
+                await self._report(error)
+                delay = BACKOFF_MOST
+            except (LinkError, StorageError) as error:
+                log.warning("audit upload: %s", error.message)
+                self._failed(error.code)
+            else:
                 delay = BACKOFF_FIRST
                 await self._clock.sleep(PAUSE)
                 await self._record.grown.wait()
-            else:
-                # Full jitter: agents that lost one coordinator do not return as one.
-                await self._clock.sleep(self._rng.uniform(0.1, 1.0) * delay)
-                delay = min(delay * 2, BACKOFF_MOST)
-
-    async def _round(self) -> bool:
-        try:
-            await self.once()
-        except AuditDiverged as error:
-            await self._report(error)
-        except (LinkError, StorageError) as error:
-            log.warning("audit upload: %s", error.message)
-            self._failed(error.code)
-        else:
-            return True
-        return False
+                continue
+            # Full jitter: agents that lost one coordinator do not return as one.
+            await self._clock.sleep(self._rng.uniform(0.1, 1.0) * delay)
+            delay = min(delay * 2, BACKOFF_MOST)
 
     def _failed(self, code: str) -> None:
         self._known = False
@@ -234,7 +231,7 @@ class Uploader:
         except AuditDiverged:
             raise
         except LinkError as error:
-            raise _sharpen(error, f"append {first} {len(leaves)}") from error
+            raise _sharpen(error, f"append {first}") from error
 
     async def _cosign(self) -> None:
         signed = await self._checkpointer.sign()

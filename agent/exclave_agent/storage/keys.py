@@ -9,7 +9,7 @@ import re
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from exclave_agent.errors import BadRequest, StorageError
@@ -17,11 +17,13 @@ from exclave_agent.ports import Caller, Clock, Rng
 from exclave_protocol.disclosure import b64url
 
 from .connect import open_reader, open_writer, storage_error
+from .migrations import ensure
+from .migrations.state import KIND
 
 SECRET_BYTES = 32
 _KEY = re.compile(r"exk_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
 _ROLE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-MAX_NAME = 100
+MAX_LABEL = 100
 MAX_ROLES = 16
 
 _NO_HASH = bytes(32)
@@ -29,13 +31,21 @@ _NO_HASH = bytes(32)
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """An API key as lists show it; the secret itself is kept nowhere."""
+    """An API key as lists show it."""
 
     key_id: str
-    name: str
+    label: str
     roles: tuple[str, ...]
     created_ns: int
-    revoked_ns: int | None
+    revoked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key just made. `secret` is kept nowhere: show it once."""
+
+    key_id: str
+    secret: str = field(repr=False)
 
 
 def _hash(secret: str) -> bytes:
@@ -74,62 +84,67 @@ class SqliteKeyRing:
         self._connection.close()
 
 
-class KeyRegistry:
-    """Makes, lists and revokes keys; safe beside a running agent, which sees it at once."""
+def create_key(
+    home: Path, *, roles: Sequence[str], label: str = "", clock: Clock, rng: Rng
+) -> NewKey:
+    """Make a key; a running agent takes it from the next request on. Blocking.
 
-    def __init__(self, path: Path, clock: Clock, rng: Rng) -> None:
-        """`path`: the home's state.db, already made (see `home.prepare`)."""
-        self._path = path
-        self._clock = clock
-        self._rng = rng
-
-    def create(self, name: str, roles: Sequence[str]) -> tuple[KeyInfo, str]:
-        """A new key and its secret, which is shown once.
-
-        Raises: BadRequest (name, role), StorageFull, StorageError.
-        """
-        if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
-            raise BadRequest(f"name: not 1 to {MAX_NAME} printable characters", param="name")
-        if not 1 <= len(roles) <= MAX_ROLES or not all(map(_ROLE.fullmatch, roles)):
-            raise BadRequest(
-                f"roles: not 1 to {MAX_ROLES} names of lower-case letters, digits and '-'",
-                param="roles",
-            )
-        key_id = self._rng.token(4).hex()
-        secret = f"exk_{key_id}_{b64url(self._rng.token(SECRET_BYTES))}"
-        info = KeyInfo(key_id, name, tuple(roles), self._clock.now_ns(), None)
-        self._write(
-            "INSERT INTO api_key (id, name, roles, hash, created_ns) VALUES (?, ?, ?, ?, ?)",
-            (key_id, name, json.dumps(list(roles)), _hash(secret), info.created_ns),
+    Raises: BadRequest (label, roles), StorageForeign, StorageFull, StorageError.
+    """
+    if len(label) > MAX_LABEL or not label.isprintable():
+        raise BadRequest(f"label: not at most {MAX_LABEL} printable characters", param="label")
+    if not 1 <= len(roles) <= MAX_ROLES or not all(map(_ROLE.fullmatch, roles)):
+        raise BadRequest(
+            f"roles: not 1 to {MAX_ROLES} names of lower-case letters, digits and '-'",
+            param="roles",
         )
-        return info, secret
+    key_id = rng.token(4).hex()
+    secret = f"exk_{key_id}_{b64url(rng.token(SECRET_BYTES))}"
+    _write(
+        home,
+        "INSERT INTO api_key (id, label, roles, hash, created_ns) VALUES (?, ?, ?, ?, ?)",
+        (key_id, label, json.dumps(list(roles)), _hash(secret), clock.now_ns()),
+    )
+    return NewKey(key_id, secret)
 
-    def revoke(self, key_id: str) -> None:
-        """Refuse the key from now on. Raises: BadRequest when there is none; StorageError."""
-        changed = self._write(
-            "UPDATE api_key SET revoked_ns = coalesce(revoked_ns, ?) WHERE id = ?",
-            (self._clock.now_ns(), key_id),
+
+def revoke_key(home: Path, key_id: str, *, clock: Clock) -> None:
+    """Refuse the key from now on; again is no error. Blocking.
+
+    Raises: BadRequest when there is no such key; StorageFull, StorageError.
+    """
+    changed = _write(
+        home,
+        "UPDATE api_key SET revoked_ns = coalesce(revoked_ns, ?) WHERE id = ?",
+        (clock.now_ns(), key_id),
+    )
+    if not changed:
+        raise BadRequest(
+            "no API key has that id; `exclave-agent key list` shows them", param="key_id"
         )
-        if not changed:
-            raise BadRequest("no API key has that id; `key list` shows them", param="key_id")
 
-    def list(self) -> list[KeyInfo]:
-        """Every key ever made, oldest first. Raises: StorageError."""
-        try:
-            with closing(open_reader(self._path)) as connection:
-                rows = connection.execute(
-                    "SELECT id, name, roles, created_ns, revoked_ns FROM api_key "
-                    "ORDER BY created_ns, id"
-                ).fetchall()
-        except sqlite3.Error as error:
-            raise storage_error(error, "read the API keys") from error
-        return [KeyInfo(r[0], r[1], tuple(json.loads(r[2])), r[3], r[4]) for r in rows]
 
-    def _write(self, sql: str, values: tuple[object, ...]) -> int:
-        try:
-            with closing(open_writer(self._path)) as connection:
-                return connection.execute(sql, values).rowcount
-        except sqlite3.IntegrityError as error:
-            raise StorageError("an API key of that id exists; try again") from error
-        except sqlite3.Error as error:
-            raise storage_error(error, "write the API keys") from error
+def list_keys(home: Path) -> list[KeyInfo]:
+    """Every key ever made, oldest first. Blocking. Raises: StorageForeign, StorageError."""
+    ensure(home / KIND.name, KIND)
+    try:
+        with closing(open_reader(home / KIND.name)) as connection:
+            rows = connection.execute(
+                "SELECT id, label, roles, created_ns, revoked_ns IS NOT NULL FROM api_key "
+                "ORDER BY created_ns, id"
+            ).fetchall()
+    except sqlite3.Error as error:
+        raise storage_error(error, "read the API keys") from error
+    return [KeyInfo(r[0], r[1], tuple(json.loads(r[2])), r[3], bool(r[4])) for r in rows]
+
+
+def _write(home: Path, sql: str, values: tuple[object, ...]) -> int:
+    """A transaction of its own, beside the agent's writer; how many rows it changed."""
+    ensure(home / KIND.name, KIND)
+    try:
+        with closing(open_writer(home / KIND.name)) as connection:
+            return connection.execute(sql, values).rowcount
+    except sqlite3.IntegrityError as error:
+        raise StorageError("an API key of that id exists; try again") from error
+    except sqlite3.Error as error:
+        raise storage_error(error, "write the API keys") from error

@@ -47,14 +47,14 @@ def _version_1(db: Database) -> None:
     db.table("api_key").create(
         {
             "id": str,
-            "name": str,
+            "label": str,
             "roles": str,
             "hash": bytes,
             "created_ns": int,
             "revoked_ns": int,
         },
         pk="id",
-        not_null={"name", "roles", "hash", "created_ns"},
+        not_null={"label", "roles", "hash", "created_ns"},
         strict=True,
     )
     # For people with a SQLite shell: the log as it reads.
