@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from exclave_ctl.client import Client
@@ -56,12 +57,8 @@ def publish(client: Client, workspace: Workspace, progress: Progress) -> Outcome
     require_complete(drafts.states(), workspace.folder)
     uploads = plan_uploads(client, workspace)
     for upload in uploads:
-        client.upload(
-            workspace.tenant,
-            upload.sha256,
-            upload.path,
-            lambda size, upload=upload: progress(upload, size),
-        )
+        told = partial(progress, upload)
+        client.upload(workspace.tenant, upload.sha256, upload.path, told)
     roots = [data] if (data := drafts.read("root.json")) is not None else []
     done = client.publish(workspace.tenant, roots, drafts.read("targets.json") or b"")
     # Read back what agents will read: only that counts as published.

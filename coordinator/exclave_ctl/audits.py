@@ -1,0 +1,61 @@
+"""Pulling evidence: the bundle to a file, whole or not at all; the operators' log as records."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from exclave_ctl import files
+from exclave_ctl.client import Client
+from exclave_ctl.errors import CtlError
+
+PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """A bundle on disk."""
+
+    path: Path
+    sha256: str
+    length: int
+
+
+def save(chunks: Iterable[bytes], path: Path, moved: Callable[[int], None]) -> Pulled:
+    """Stream to `<path>.part`, fsync, rename: `path` is a whole bundle or does not exist.
+
+    Raises: CtlError (the stream broke or was empty), OSError (disk).
+    """
+    part = path.with_name(path.name + ".part")
+    digest = hashlib.sha256()
+    length = 0
+    try:
+        with part.open("wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+                digest.update(chunk)
+                length += len(chunk)
+                moved(len(chunk))
+            file.flush()
+            os.fsync(file.fileno())
+        if length == 0:
+            raise CtlError("the coordinator sent an empty bundle", "see its log")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    files.sync_folder(path.parent)
+    return Pulled(path, digest.hexdigest(), length)
+
+
+def operator_log(client: Client, first: int, limit: int) -> Iterator[bytes]:
+    """Up to `limit` leaves from `first`, page by page. Raises: CtlError."""
+    while limit > 0:
+        page = client.operator_log(first, min(limit, PAGE))
+        yield from page.leaves
+        first += len(page.leaves)
+        limit -= len(page.leaves)
+        if not page.leaves or first >= page.size:
+            return
