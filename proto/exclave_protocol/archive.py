@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from .errors import EvidenceError
+from .layout import shown
 
 MAX_ENTRIES = 1_000_000
 MAX_TOTAL = 64 * 1024**3
@@ -24,11 +25,6 @@ FREE_UNPACKED = 1024**2
 _CHUNK = 65_536
 _LOCAL = struct.Struct("<4s5H3I2H")  # PKWARE APPNOTE 4.3.7
 _ENCRYPTED = 0x0001
-
-
-def show(name: str) -> str:
-    """A hostile name made fit for a message: ASCII, short."""
-    return ascii(name if len(name) <= 120 else name[:117] + "...")[1:-1]
 
 
 class Archive:
@@ -53,7 +49,7 @@ class Archive:
             raise EvidenceError(f"{len(infos)} files: the limit is {MAX_ENTRIES}")
         seen: set[str] = set()
         for info in infos:
-            name = show(info.filename)
+            name = shown(info.filename)
             # zipfile cuts names at NUL and turns backslashes on some systems: look at the original.
             if info.orig_filename != info.filename or not known(info.filename):
                 raise EvidenceError(f"{name}: not a file of an audit bundle")
@@ -86,7 +82,7 @@ class Archive:
         position = 0
         for info in sorted(infos, key=lambda info: info.header_offset):
             if info.header_offset < position or (position == 0 and info.header_offset != 0):
-                raise EvidenceError(f"{show(info.filename)}: overlaps another file, or misplaced")
+                raise EvidenceError(f"{shown(info.filename)}: overlaps another file, or misplaced")
             position = info.header_offset + _LOCAL.size + info.compress_size
         if position > end:
             raise EvidenceError("the files run into the zip's directory")

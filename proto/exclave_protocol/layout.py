@@ -55,6 +55,11 @@ def text(value: JsonValue, name: str) -> str:
     return value
 
 
+def shown(value: str) -> str:
+    """A hostile text made fit for a report: ASCII, short."""
+    return ascii(value if len(value) <= 120 else value[:117] + "...")[1:-1]
+
+
 def fields(value: JsonValue, names: set[str], what: str) -> dict[str, JsonValue]:
     """An object with exactly these fields. Raises: EvidenceError."""
     if type(value) is not dict or value.keys() != names:

@@ -1,0 +1,116 @@
+"""`exclave-verify`: an auditor's command; the standard library and `cryptography`, no network."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import EvidenceError, NoteError
+from .evidence import verify_bundle, verify_disclosure
+from .layout import MAX_SMALL
+from .logcheck import Foreign
+
+_USAGE = 2
+_EPILOG = """\
+verdicts and exit codes:
+  0  WITNESSED   complete for its range, unaltered, cosigned by the witness
+  1  INVALID     something was altered or is not of the format; the step says where
+  2              bad usage: a file cannot be read, or an argument is malformed
+  3  DIVERGED    the log's own key signed two histories that exclude each other
+  4  UNANCHORED  nothing wrong was found, but no witness vouches for it
+  5  INCOMPLETE  what is here is witnessed, but records of the range are not here
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="exclave-verify",
+        description="Verify an audit bundle offline.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bundle", type=Path, help="the zip that `exclave audit pull` wrote")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument(
+        "--witness-key",
+        metavar="VKEY",
+        help="believe this witness key, and no other (its text, or @FILE)",
+    )
+    parser.add_argument(
+        "--log-key",
+        metavar="VKEY",
+        action="append",
+        default=[],
+        help="pin the key of the log that it names (its text, or @FILE); repeatable",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="a signed checkpoint from elsewhere (the tenant) that must not contradict; repeatable",
+    )
+    parser.add_argument(
+        "--disclosure",
+        metavar="FILE",
+        type=Path,
+        help="also verify fields that the tenant opened, and show them",
+    )
+    return parser
+
+
+def _vkey(argument: str) -> str:
+    """A key's text, from the argument or from @FILE. Raises: OSError, UnicodeDecodeError."""
+    if argument.startswith("@"):
+        return Path(argument[1:]).read_text(encoding="utf-8").strip()
+    return argument
+
+
+def _checkpoint(path: Path) -> Foreign:
+    with path.open("rb") as file:
+        return Foreign(ascii(path.name)[1:-1], file.read(MAX_SMALL + 1))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        witness = _vkey(arguments.witness_key) if arguments.witness_key else None
+        logs = [_vkey(item) for item in arguments.log_key]
+        checkpoints = [_checkpoint(path) for path in arguments.checkpoint]
+        if arguments.disclosure is None:
+            report = verify_bundle(
+                arguments.bundle, witness_vkey=witness, log_vkeys=logs, checkpoints=checkpoints
+            )
+        else:
+            report = verify_disclosure(
+                arguments.disclosure,
+                arguments.bundle,
+                witness_vkey=witness,
+                log_vkeys=logs,
+                checkpoints=checkpoints,
+            )
+    except OSError as error:
+        sys.stderr.write(f"exclave-verify: {error.filename}: {error.strerror}\n")
+        return _USAGE
+    except (NoteError, UnicodeDecodeError) as error:
+        sys.stderr.write(f"exclave-verify: pinned key: {error}\n")
+        return _USAGE
+    except EvidenceError as error:
+        # The disclosure file breaks its format or opens what its leaf never committed to.
+        sys.stderr.write(f"exclave-verify: {error}\nverdict: INVALID\n")
+        return 1
+    if arguments.json:
+        sys.stdout.write(json.dumps(report.to_json(), indent=2) + "\n")
+    else:
+        # Names come from the bundle; ASCII cannot trip a terminal, whatever its locale.
+        sys.stdout.write(report.to_text().encode("ascii", "backslashreplace").decode())
+    return report.verdict.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

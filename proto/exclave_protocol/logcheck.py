@@ -1,0 +1,226 @@
+"""Judges one log of a bundle: signed, witnessed, hashed, recorded, one history, complete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .archive import Archive
+from .checkpoint import Checkpoint, open_checkpoint
+from .errors import EvidenceError, LeafError, NoteError
+from .layout import MAX_SMALL, LogEntry, Manifest
+from .leaf import format_time
+from .note import VerifyKey, split_note
+from .report import Findings, Step, Verdict
+from .walk import Walk
+
+_CLOCK_SLACK = 300
+"""Seconds by which an agent's clock may run ahead of the witness's without a note."""
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A signed checkpoint from elsewhere: kept by the coordinator, or brought by the auditor."""
+
+    source: str
+    note: bytes
+
+
+class LogCheck:
+    """The steps of one log; `walk` holds what its records showed."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        manifest: Manifest,
+        log: LogEntry,
+        key: VerifyKey,
+        witness: VerifyKey,
+        brought: Sequence[Foreign],
+        probes: set[int],
+    ) -> None:
+        self._archive = archive
+        self._manifest = manifest
+        self._log = log
+        self._key = key
+        self._witness = witness
+        self._checkpoint: Checkpoint | None = None
+        self._cosigned_at: int | None = None
+        self._text = ""
+        self._others = Findings()
+        self._foreign = self._open_foreign(brought)
+        sizes = {log.size} | {checkpoint.size for _, checkpoint in self._foreign}
+        self.walk = Walk(manifest, log, sizes, probes)
+
+    def steps(self, number: int) -> list[Step]:
+        """Check everything; steps are numbered `number`.1 and so on."""
+        checks = [
+            self._check_signed,
+            self._check_witnessed,
+            self._check_tree,
+            self._check_records,
+            self._check_history,
+            self._check_range,
+        ]
+        return [check(f"{number}.{place}") for place, check in enumerate(checks, 1)]
+
+    @property
+    def _empty(self) -> bool:
+        """No leaf ever arrived."""
+        return self._log.size == 0 and self._log.uploaded == 0
+
+    def _title(self, text: str) -> str:
+        return f"{self._log.origin}: {text}"
+
+    def _open_foreign(self, brought: Sequence[Foreign]) -> list[tuple[str, Checkpoint]]:
+        prefix = f"{self._log.place}/seen/"
+        opened = []
+        for name in self._archive.names:
+            if name.startswith(prefix):
+                try:
+                    note = self._archive.read(name, MAX_SMALL)
+                    opened.append((name, open_checkpoint(note, self._key)))
+                except (EvidenceError, NoteError) as error:
+                    self._others.add(Verdict.INVALID, f"{name}: {error}")
+        for foreign in brought:
+            try:
+                opened.append((foreign.source, open_checkpoint(foreign.note, self._key)))
+            except NoteError as error:
+                self._others.add(Verdict.INVALID, f"{foreign.source}: {error}")
+        return opened
+
+    def _check_signed(self, number: str) -> Step:
+        found = Findings()
+        name = f"{self._log.place}/checkpoint"
+        detail = "no leaf yet, so no checkpoint"
+        try:
+            data = self._archive.read(name, MAX_SMALL)
+            if data:
+                checkpoint = open_checkpoint(data, self._key)
+                if checkpoint.size != self._log.size:
+                    raise EvidenceError(
+                        f"size {checkpoint.size} where the manifest says {self._log.size}"
+                    )
+                self._checkpoint, self._text = checkpoint, checkpoint.text()
+                detail = f"{checkpoint.size} leaves, signed by {self._key.vkey}"
+            elif self._log.size:
+                raise EvidenceError("empty, yet the manifest gives it a size")
+            elif not self._empty:
+                found.add(Verdict.UNANCHORED, "no checkpoint: nothing vouches for these leaves")
+        except (EvidenceError, NoteError) as error:
+            found.add(Verdict.INVALID, f"{name}: {error}")
+        return found.step(number, self._title("the checkpoint is signed by the log's key"), detail)
+
+    def _check_witnessed(self, number: str) -> Step:
+        found = Findings()
+        title = self._title(f"the checkpoint is cosigned by witness {self._witness.name}")
+        if self._checkpoint is None:
+            if not self._empty:
+                found.add(Verdict.UNANCHORED, "no signed checkpoint to cosign")
+            return found.step(number, title, "no leaf yet, so no cosignature")
+        detail, notes = "", []
+        name = f"{self._log.place}/checkpoint"
+        _, signatures = split_note(self._archive.read(name, MAX_SMALL))
+        ours = {(self._key.name, self._key.id), (self._witness.name, self._witness.id)}
+        unknown = [s for s in signatures if (s.name, s.key_id) not in ours]
+        if unknown:
+            notes.append(f"{len(unknown)} signatures by keys that are not known here")
+        for signature in signatures:
+            if (signature.name, signature.key_id) == (self._witness.name, self._witness.id):
+                try:
+                    verified = self._witness.verify(self._text, signature)
+                    self._cosigned_at = verified.timestamp
+                    detail = f"at {_seconds(self._cosigned_at or 0)}"
+                except NoteError as error:
+                    found.add(Verdict.INVALID, f"{name}: {error}")
+        if not detail and not found.count:
+            if self._log.agent:
+                found.add(Verdict.UNANCHORED, f"{name}: no cosignature by {self._witness.vkey}")
+            detail = "not cosigned, and it needs not: the witness's own operator keeps this log"
+        return found.step(number, title, detail, notes)
+
+    def _check_tree(self, number: str) -> Step:
+        self.walk.run(self._archive)
+        found, log = self.walk.tree, self._log
+        if self.walk.size != log.size:
+            found.add(
+                Verdict.INVALID,
+                f"{log.place}/hashes: {self.walk.size} hashes where the manifest says {log.size}",
+            )
+        elif self._checkpoint and self.walk.roots.get(log.size) != self._checkpoint.root:
+            found.add(
+                Verdict.INVALID,
+                f"{log.place}/hashes: their root is not the one in the checkpoint",
+            )
+        detail = f"{log.size} leaf hashes make the signed root"
+        return found.step(number, self._title("the leaf hashes make the signed root"), detail)
+
+    def _check_records(self, number: str) -> Step:
+        walk = self.walk
+        notes = walk.notes()
+        if self._cosigned_at and walk.newest_ns // 10**9 > self._cosigned_at + _CLOCK_SLACK:
+            notes.append("the agent's clock runs ahead of the witness's")
+        return walk.records.step(
+            number,
+            self._title("every record is canonical, in the tree, and chained"),
+            walk.summary(),
+            notes,
+        )
+
+    def _check_history(self, number: str) -> Step:
+        found, log, notes = self._others, self._log, []
+        roots: dict[int, tuple[str, bytes]] = {}
+        if self._checkpoint is not None:
+            roots[log.size] = (f"{log.place}/checkpoint", self._checkpoint.root)
+        sound = self._checkpoint is not None and self.walk.tree.count == 0
+        for source, checkpoint in self._foreign:
+            if sound and checkpoint.size in self.walk.roots:
+                roots.setdefault(checkpoint.size, ("the tree", self.walk.roots[checkpoint.size]))
+            elif checkpoint.size > log.size:
+                notes.append(f"{source} reaches to size {checkpoint.size}, beyond this bundle")
+            other, root = roots.setdefault(checkpoint.size, (source, checkpoint.root))
+            if root != checkpoint.root:
+                found.add(
+                    Verdict.DIVERGED,
+                    f"{source}: the log's key signed another root at size {checkpoint.size} "
+                    f"than that of {other}",
+                )
+        count = len(self._foreign)
+        detail = f"{count} further signed checkpoints agree" if count else "no other checkpoint"
+        return found.step(number, self._title("the log's key signed one history"), detail, notes)
+
+    def _check_range(self, number: str) -> Step:
+        found, log, walk, notes = Findings(), self._log, self.walk, []
+        for first, last in walk.tally.missing:
+            found.add(
+                Verdict.INCOMPLETE,
+                f"seq {first}" + (f" to {last}" if last != first else "") + " of the range missing",
+            )
+        edges = {0} if log.size else set()
+        edges |= {log.first - 1} if log.first else set()
+        edges |= {log.end} if log.end < log.size else set()
+        for seq in sorted(edges - walk.seen):
+            found.add(Verdict.INCOMPLETE, f"seq {seq} missing: it bounds the range")
+        for seq in walk.cut:
+            found.add(Verdict.INCOMPLETE, f"seq {seq} is dated in the range but was left out of it")
+        if walk.tail:
+            found.add(
+                Verdict.INCOMPLETE,
+                f"{walk.tail} records lie beyond the cosigned checkpoint of size {log.size}",
+            )
+        elif log.uploaded > log.size:
+            more = f"{log.uploaded - log.size} leaves came after the cosigned checkpoint"
+            if self._manifest.time_to and log.end >= log.size and log.size:
+                found.add(Verdict.INCOMPLETE, f"{more}; some may lie in the range: pull again")
+            elif log.size:
+                notes.append(f"{more} and are not part of this bundle")
+        detail = f"seq {log.first} to {log.end - 1}" if log.end > log.first else "no record"
+        return found.step(number, self._title("no record of the range is missing"), detail, notes)
+
+
+def _seconds(value: int) -> str:
+    """POSIX seconds for people; a witness may state any 63-bit number."""
+    try:
+        return format_time(value * 10**9)[:19] + "Z"
+    except LeafError:
+        return f"{value} s after the Unix epoch"

@@ -1,0 +1,235 @@
+"""Builds logs, keys and bundles for tests: real signatures, deterministic keys and clocks."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from exclave_protocol import layout
+from exclave_protocol.bundle import BundleSpec, LogSpec, write_bundle
+from exclave_protocol.canonical import JsonValue
+from exclave_protocol.checkpoint import (
+    Checkpoint,
+    CosignerKey,
+    cosign,
+    log_origin,
+    operator_origin,
+    sign_checkpoint,
+)
+from exclave_protocol.disclosure import Disclosure, make
+from exclave_protocol.leaf import NO_PREV, Leaf, LeafType, encode_leaf
+from exclave_protocol.note import SigningKey, add_signature
+from exclave_protocol.tree import leaf_hash, root_of
+
+DOMAIN = "exclave.test"
+TENANT = "acme"
+START = 1_800_000_000
+"""When every log of these tests begins, seconds since the Unix epoch."""
+STEP = 60
+"""Seconds from one leaf to the next."""
+
+
+def private_key(seed: str) -> Ed25519PrivateKey:
+    """The same key for the same seed."""
+    return Ed25519PrivateKey.from_private_bytes(sha256(seed.encode()).digest())
+
+
+def witness_key(seed: str = "witness") -> CosignerKey:
+    """A witness's key."""
+    return CosignerKey(f"{DOMAIN}/witness", private_key(seed))
+
+
+@dataclass
+class Log:
+    """A log under construction: leaves are appended, checkpoints are signed over any prefix."""
+
+    agent: str
+    epoch: int = 1
+    seed: str = ""
+    leaves: list[bytes] = field(default_factory=list)
+
+    @property
+    def origin(self) -> str:
+        """As the checkpoint names it."""
+        if not self.agent:
+            return operator_origin(DOMAIN, self.epoch)
+        return log_origin(DOMAIN, TENANT, self.agent, self.epoch)
+
+    @property
+    def key(self) -> SigningKey:
+        """The log's own key."""
+        return SigningKey(self.origin, private_key(f"{self.seed}{self.origin}"))
+
+    @property
+    def hashes(self) -> list[bytes]:
+        """Leaf hashes."""
+        return [leaf_hash(leaf) for leaf in self.leaves]
+
+    def append(
+        self,
+        kind: LeafType,
+        body: Mapping[str, JsonValue],
+        *,
+        sd: Sequence[str] = (),
+        at: int | None = None,
+    ) -> bytes:
+        """Add one leaf, `at` seconds after the start (default: `STEP` after the one before)."""
+        seq = len(self.leaves)
+        prev = leaf_hash(self.leaves[-1]) if self.leaves else NO_PREV
+        seconds = START + (seq * STEP if at is None else at)
+        leaf = Leaf(
+            self.origin, self.epoch, seq, prev, kind, seconds * 10**9, body, tuple(sorted(sd))
+        )
+        self.leaves.append(encode_leaf(leaf))
+        return self.leaves[-1]
+
+    def fill(self, size: int) -> Log:
+        """Grow to `size` leaves: GENESIS, BOOT, then decisions."""
+        while len(self.leaves) < size:
+            seq = len(self.leaves)
+            if seq == 0:
+                spiffe = f"spiffe://{DOMAIN}/tenant/{TENANT}/agent/{self.agent}"
+                self.append(
+                    LeafType.GENESIS, {"agent": spiffe, "audit_vkey": self.key.vkey, "version": "1"}
+                )
+            elif seq == 1:
+                self.append(LeafType.BOOT, {"boot_id": "00" * 16})
+            elif seq % 2 == 0:
+                self.append(
+                    LeafType.INTENT,
+                    {"decision": f"{seq:032x}", "action": "chat"},
+                    sd=[item.digest for item in secrets(self.origin, seq)],
+                )
+            else:
+                self.append(
+                    LeafType.RESULT,
+                    {"decision": f"{seq - 1:032x}", "intent": str(seq - 1), "outcome": "answered"},
+                )
+        return self
+
+    def checkpoint(self, size: int | None = None) -> Checkpoint:
+        """Over the first `size` leaves."""
+        count = len(self.leaves) if size is None else size
+        return Checkpoint(self.origin, count, root_of(self.hashes[:count]))
+
+    def signed(self, size: int | None = None) -> bytes:
+        """Signed by the log's key alone."""
+        return sign_checkpoint(self.checkpoint(size), self.key)
+
+    def cosigned(self, size: int | None = None, witness: CosignerKey | None = None) -> bytes:
+        """Signed by the log's key and the witness."""
+        checkpoint = self.checkpoint(size)
+        when = START + checkpoint.size * STEP
+        line = cosign(checkpoint.text(), witness or witness_key(), when)
+        return add_signature(self.signed(size), line)
+
+
+def secrets(origin: str, seq: int) -> list[Disclosure]:
+    """The private fields of the INTENT at `seq`."""
+    salts = [sha256(f"{origin}{seq}{name}".encode()).digest() for name in ("prompt", "context")]
+    prompt: JsonValue = [{"role": "user", "content": f"the secret of seq {seq}"}]
+    return [make("prompt", prompt, salts[0]), make("context", [], salts[1])]
+
+
+def spec_of(
+    log: Log,
+    *,
+    first: int = 0,
+    end: int | None = None,
+    witnessed: int | None = None,
+    note: bytes | None = None,
+    seen: Sequence[bytes] = (),
+) -> LogSpec:
+    """What an honest coordinator would export of `log`; `witnessed`: the cosigned size."""
+    size = len(log.leaves) if witnessed is None else witnessed
+    last = size if end is None else end
+    seqs = [seq for part in layout.wanted(first, last, size) for seq in part]
+    return LogSpec(
+        agent=log.agent,
+        epoch=log.epoch,
+        origin=log.origin,
+        vkey=log.key.vkey,
+        checkpoint=log.cosigned(size) if note is None else note,
+        hashes=log.hashes[:size],
+        first=first,
+        end=last,
+        uploaded=len(log.leaves),
+        records=[(seq, log.leaves[seq]) for seq in seqs],
+        seen=seen,
+        registration={"agent": log.agent, "enrolled": "2027-01-15T08:00:00.000000000Z"},
+    )
+
+
+def bundle_of(
+    logs: Sequence[LogSpec], *, time_from: int = 0, time_to: int = 0, witness: str | None = None
+) -> BundleSpec:
+    """A bundle's spec."""
+    vkey = witness_key().vkey if witness is None else witness
+    created = (START + 10**6) * 10**9
+    return BundleSpec(TENANT, DOMAIN, created, time_from, time_to, vkey, list(logs))
+
+
+def honest_logs(size: int = 12) -> list[Log]:
+    """Two agents, one of them in its second epoch, and the operators."""
+    operators = Log("").fill(4)
+    return [
+        Log("edge-1").fill(size),
+        Log("edge-2").fill(5),
+        Log("edge-2", epoch=2).fill(size // 2),
+        operators,
+    ]
+
+
+def write(spec: BundleSpec, path: Path) -> Path:
+    """The bundle on disk."""
+    with path.open("wb") as out:
+        write_bundle(out, spec)
+    return path
+
+
+def honest(path: Path, size: int = 12) -> Path:
+    """A bundle of `honest_logs`, everything witnessed."""
+    return write(bundle_of([spec_of(log) for log in honest_logs(size)]), path)
+
+
+def unzip(path: Path) -> dict[str, bytes]:
+    """Every file of a bundle."""
+    with zipfile.ZipFile(path) as bundle:
+        return {name: bundle.read(name) for name in bundle.namelist()}
+
+
+def rezip(files: Mapping[str, bytes], path: Path, *, resum: bool = True) -> Path:
+    """A bundle of these files; `resum`: with a SHA256SUMS that fits, as a forger would."""
+    content = dict(files)
+    if resum:
+        content[layout.SUMS] = b"".join(
+            f"{sha256(data).hexdigest()}  {name}\n".encode()
+            for name, data in sorted(content.items())
+            if name != layout.SUMS
+        )
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as bundle:
+        for name, data in content.items():
+            bundle.writestr(name, data)
+    path.write_bytes(buffer.getvalue())
+    return path
+
+
+def tamper(
+    source: Path, target: Path, change: Callable[[dict[str, bytes]], None], *, resum: bool = True
+) -> Path:
+    """A copy of a bundle with its files changed."""
+    files = unzip(source)
+    change(files)
+    return rezip(files, target, resum=resum)
+
+
+def altered(spec: LogSpec, **changes: object) -> LogSpec:
+    """The same log, told differently."""
+    return replace(spec, **changes)  # type: ignore[arg-type]  # tests name existing fields
