@@ -9,7 +9,6 @@ what its first MAX_DEPTH levels cost.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -283,15 +282,3 @@ def plain(node: Node) -> PlainValue:
     if node.kind == "string":
         return node.value
     raise ValueError(f"{node.kind} at {node.line}:{node.column}")
-
-
-def walk(node: Node) -> Iterator[Node]:
-    """Every node, parents first."""
-    stack = [node]
-    while stack:
-        current = stack.pop()
-        yield current
-        if isinstance(current, Sequence):
-            stack.extend(reversed(current.items))
-        elif isinstance(current, Mapping):
-            stack.extend(value for _, value in reversed(current.fields.values()))
