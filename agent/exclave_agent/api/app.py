@@ -108,9 +108,7 @@ class _Gate:
         """The answer to an unknown path."""
         return self._refuse(
             request,
-            NoSuchRoute(
-                "no such path: the API is below /v1 (OpenAI) and /v2 (Open Inference Protocol)"
-            ),
+            NoSuchRoute("no such path: try below /v1 (OpenAI) or /v2 (Open Inference Protocol)"),
         )
 
     async def wrong_method(self, request: Request, error: Exception) -> Response:

@@ -1,0 +1,144 @@
+"""The agent's HTTP interface over fakes: one object a test can call, break and look into."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+from starlette.applications import Starlette
+
+from exclave_agent.api.app import build_app
+from exclave_agent.api.exchange import Limits
+from exclave_agent.decide.pipeline import Pipeline
+from exclave_agent.errors import NoRelease
+from exclave_agent.ports import ActiveRelease, Caller, ModelSpec
+from exclave_agent.telemetry.metrics import Metrics
+from exclave_policy.evaluate import CompiledPolicy, compile_pack
+from exclave_policy.pack import pack_files, unpack
+from exclave_protocol.leaf import Leaf
+
+from .audit import FakeAuditLog
+from .clock import FakeClock, SequentialIds
+from .runtimes import FakeModelSet, FakeRuntimes
+from .storage import FakeKeyRing
+
+ANALYST = "exk_analyst"
+GUEST = "exk_guest"
+CAP = 64
+"""Tokens that the test policy grants at most."""
+
+POLICY = f"""
+apiVersion: exclave.dev/v1
+kind: Policy
+metadata: {{name: test, version: "1.0.0"}}
+spec:
+  rules:
+    - id: not-restricted
+      effect: deny
+      when: request.data_class == "restricted"
+    - id: not-forbidden
+      effect: deny
+      models: [forbidden]
+    - id: analysts
+      effect: allow
+      subjects: {{roles: [analyst]}}
+      actions: [chat, complete]
+      models: ["*"]
+      limits: {{max_tokens: {CAP}}}
+    - id: analysts-tensors
+      effect: allow
+      subjects: {{roles: [analyst]}}
+      actions: [embed, infer]
+      models: ["*"]
+"""
+
+
+def compile_policy(text: str = POLICY) -> CompiledPolicy:
+    """A policy document as the agent runs it."""
+    return compile_pack(unpack(pack_files({"policy.yaml": text.encode()})))
+
+
+class FakeReleases:
+    """A Releases that holds one release or none; `held` counts the leases out now."""
+
+    def __init__(self, active: ActiveRelease | None = None) -> None:
+        self.active = active
+        self.held = 0
+
+    @contextmanager
+    def lease(self) -> Iterator[ActiveRelease]:
+        if self.active is None:
+            raise NoRelease("no verified release is active")
+        self.held += 1
+        try:
+            yield self.active
+        finally:
+            self.held -= 1
+
+
+SPECS = (
+    ModelSpec("small", "llama", Path("small.gguf"), "5" * 64, {"n_ctx": 256, "embeddings": True}),
+    ModelSpec("forbidden", "llama", Path("f.gguf"), "6" * 64, {"n_ctx": 256}),
+    ModelSpec("score", "onnx", Path("score.onnx"), "7" * 64),
+)
+
+
+class LocalApi:
+    """Everything between a request and its record."""
+
+    def __init__(self, runtimes: FakeRuntimes | None = None, limits: Limits | None = None) -> None:
+        self.clock = FakeClock()
+        self.runtimes = runtimes or FakeRuntimes()
+        self.log = FakeAuditLog()
+        self.releases = FakeReleases()
+        self.metrics = Metrics()
+        self.keys = FakeKeyRing(
+            {ANALYST: Caller("11111111", ("analyst",)), GUEST: Caller("22222222", ("guest",))}
+        )
+        self.pipeline = Pipeline(self.releases, self.log, self.clock, SequentialIds(), self.metrics)
+        self.app: Starlette = build_app(
+            self.pipeline, self.releases, self.keys, self.clock, self.metrics, limits
+        )
+        self.models: FakeModelSet
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[LocalApi]:
+        """Load the models and take requests until the block ends."""
+        self.models = await self.runtimes.load(SPECS)
+        self.releases.active = ActiveRelease(
+            digest="a" * 64,
+            version=7,
+            generation=3,
+            policy=compile_policy(),
+            policy_digest="b" * 64,
+            models=self.models,
+        )
+        async with self.pipeline:
+            yield self
+
+    def client(self, key: str | None = ANALYST) -> httpx.AsyncClient:
+        """A client without a network in between; errors of the application come out of it."""
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.app), base_url="http://agent", headers=headers
+        )
+
+    def set_policy(self, text: str) -> None:
+        """Activate another policy, as a new release would."""
+        assert self.releases.active is not None
+        self.releases.active = replace(self.releases.active, policy=compile_policy(text))
+
+    def results(self) -> list[Leaf]:
+        """The RESULT leaves so far."""
+        return self.log.of_type("RESULT")
+
+    def outcomes(self) -> list[tuple[object, object]]:
+        """Outcome and reason code of each RESULT."""
+        return [(leaf.body["outcome"], leaf.body["reason"]) for leaf in self.results()]
+
+    def public_bytes(self) -> bytes:
+        """Everything that would leave the machine."""
+        return b"".join(self.log.leaves)
