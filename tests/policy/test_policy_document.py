@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from exclave_policy.document import MAX_RULES
 from exclave_policy.evaluate import compile_pack
 from exclave_testing.policies import HEAD, allow, deny, document, pack_of, problems
@@ -86,7 +87,9 @@ def test_limits(limits: str, message: str) -> None:
 
 def test_a_deny_rule_has_no_limits() -> None:
     rule = deny("a", limits={"max_tokens": 5})
-    assert [p.message for p in problems(json.dumps(document(rule)))] == ["a deny rule has no limits"]
+    assert [p.message for p in problems(json.dumps(document(rule)))] == [
+        "a deny rule has no limits"
+    ]
 
 
 def test_messages_hold_no_more_than_a_name() -> None:
@@ -121,10 +124,10 @@ def test_rule_ids_are_unique_in_a_pack() -> None:
     [
         ("request.modle == 'x'", 11, 13),
         ("'request.modle == \"x\"'", 11, 14),
-        ('"time.hour == 1 || request.modle == \'x\'"', 11, 32),
+        ("\"time.hour == 1 || request.modle == 'x'\"", 11, 32),
         ("|\n        time.hour == 1\n        || request.modle == 'x'", 13, 12),
         (">\n        time.hour == 1\n        || request.modle == 'x'", 11, 13),
-        ('"\\x72equest.modle == \'x\'"', 11, 13),
+        ("\"\\x72equest.modle == 'x'\"", 11, 13),
     ],
 )
 def test_a_fault_in_a_condition_is_shown_where_it_is(when: str, line: int, column: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from exclave_policy.source import (
     MAX_DEPTH,
     MAX_NODES,
