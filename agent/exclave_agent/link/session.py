@@ -27,6 +27,9 @@ from exclave_protocol.pb.fleet_pb2_grpc import FleetStub
 
 log = logging.getLogger(__name__)
 
+# What `read` returns at the end of a stream; the type stubs do not have it.
+_EOF: Any = vars(grpc.aio)["EOF"]
+
 STABLE: Final = 60.0
 """Seconds after which a session counts as good and the backoff begins anew."""
 WELCOME_TIMEOUT: Final = 30.0
@@ -197,8 +200,8 @@ class Session:
         end = self._ended(first)
         if end is not None:
             return end
-        if first is grpc.aio.EOF or first.WhichOneof("kind") != "welcome":
-            if first is grpc.aio.EOF:
+        if first is _EOF or first.WhichOneof("kind") != "welcome":
+            if first is _EOF:
                 await _raise_status(call)
             raise LinkError("coordinator: the first message is not a welcome")
         self._set(LinkState.CONNECTED, "")
@@ -223,7 +226,7 @@ class Session:
     async def _receive(self, call: Any) -> _End:
         while True:
             message = await call.read()
-            if message is grpc.aio.EOF:
+            if message is _EOF:
                 await _raise_status(call)
                 return _End(LinkState.WAITING, "the coordinator closed the session")
             end = self._ended(message)
@@ -235,7 +238,7 @@ class Session:
                 self._desired.put(Desired(message.desired.generation, message.desired.assignment))
 
     def _ended(self, message: Any) -> _End | None:
-        if message is grpc.aio.EOF or message.WhichOneof("kind") != "ended":
+        if message is _EOF or message.WhichOneof("kind") != "ended":
             return None
         ended = message.ended
         states = {
