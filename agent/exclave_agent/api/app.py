@@ -113,7 +113,8 @@ class _Gate:
 
     async def wrong_method(self, request: Request, error: Exception) -> Response:
         """The answer to a known path with another method."""
-        allowed = (error.headers or {}).get("Allow", "") if isinstance(error, HTTPException) else ""
+        headers = (error.headers if isinstance(error, HTTPException) else None) or {}
+        allowed = ", ".join(sorted(headers.get("Allow", "").split(", ")))
         response = self._refuse(request, MethodNotAllowed(f"this path takes {allowed}"))
         response.headers["allow"] = allowed
         return response

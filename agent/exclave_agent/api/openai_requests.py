@@ -71,7 +71,7 @@ class JsonSchema(msgspec.Struct, forbid_unknown_fields=True):
     """The schema of response_format json_schema."""
 
     name: str
-    schema: msgspec.Raw | None = None
+    schema: msgspec.Raw = msgspec.Raw()
     description: str | None = None
     strict: bool | None = None
 
@@ -327,7 +327,7 @@ def _schema(form: ResponseFormat | None) -> str | None:
         raise BadRequest(
             "response_format.type: text, json_object or json_schema", param="response_format.type"
         )
-    if form.json_schema is None or form.json_schema.schema is None:
+    if form.json_schema is None or not bytes(form.json_schema.schema):
         raise BadRequest(
             "response_format.json_schema.schema is required", param="response_format.json_schema"
         )

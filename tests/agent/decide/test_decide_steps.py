@@ -43,9 +43,9 @@ def test_sizes_are_bytes_of_everything_sent() -> None:
     ("condition", "seconds", "allowed"),
     [
         # START_NS is Sunday 2030-03-17 17:46:40 UTC.
-        ("request.weekday == 6 && request.hour == 17", 0, True),
-        ("request.weekday == 0 && request.hour == 0", 6 * 3600 + 800, True),
-        ("request.weekday == 6 && request.hour == 17", 6 * 3600 + 800, False),
+        ("time.weekday == 6 && time.hour == 17", 0, True),
+        ("time.weekday == 0 && time.hour == 0", 6 * 3600 + 800, True),
+        ("time.weekday == 6 && time.hour == 17", 6 * 3600 + 800, False),
     ],
 )
 def test_the_policy_knows_the_hour_in_utc(condition: str, seconds: int, allowed: bool) -> None:
@@ -110,7 +110,6 @@ def test_the_default_leaves_room_for_a_prompt(cap: int | None, context: int, tok
         '{"$ref":"file:///etc/hostname"}',
         '{"pattern":"(zebra"}',
         '{"pattern":"a(?=b)"}',
-        '{"$schema":"http://127.0.0.1:9/zebra"}',
         "[" * 100_000,
         '{"items":' * 600 + "{}" + "}" * 600,
         '{"x":"' + "y" * MAX_SCHEMA_BYTES + '"}',
