@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 
 from .canonical import CanonicalError, JsonValue, decode, encode
 from .errors import LeafError as LeafError
@@ -82,7 +83,13 @@ def format_time(time_ns: int) -> str:
     seconds, nanos = divmod(time_ns, 1_000_000_000)
     if not 0 <= seconds < _MAX_SECONDS:
         raise LeafError("time: outside the years 1970 to 9999")
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanos:09d}Z"
+    return f"{_second(seconds)}.{nanos:09d}Z"
+
+
+@lru_cache(maxsize=4)
+def _second(seconds: int) -> str:
+    """Thousands of leaves share a second, and strftime is the dearest part of encoding one."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def parse_time(text: str) -> int:
