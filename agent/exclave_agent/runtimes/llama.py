@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from exclave_agent.runtimes import frames
 from exclave_agent.runtimes.chat import Template
+from exclave_agent.runtimes.hosts import LoadError
 from exclave_agent.runtimes.parameters import DEFAULT_CONTEXT, LlamaParameters
 from exclave_agent.runtimes.sampling import LlamaSampler, Vocabulary
 from exclave_agent.runtimes.scheduler import EmbedJob, Refused, Running, Work
@@ -21,10 +22,6 @@ from exclave_agent.runtimes.text import StopFilter
 
 _WARN, _ERROR = 3, 4
 """ggml_log_level."""
-
-
-class LoadError(Exception):
-    """The model cannot be loaded; the message is fit for the operator."""
 
 
 class EngineLog:

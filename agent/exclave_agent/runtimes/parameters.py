@@ -43,8 +43,9 @@ class LlamaParameters(Parameters):
 class OnnxParameters(Parameters):
     """For ONNX models."""
 
-    max_batch: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64
-    """Rows run together; 1: no dynamic batching."""
+    max_batch: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
+    """Rows of several requests run together; 1: none. Whoever signs more says that the model
+    treats each row by itself: rows of different callers then share a tensor."""
     max_wait_us: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 500
     """Microseconds the first request of a batch waits for others."""
 

@@ -6,7 +6,6 @@ beside the agent's identity. A value's row MUST be durable before the leaf that 
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import sqlite3
@@ -19,7 +18,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from exclave_agent.audit.chain import Sealed
 from exclave_agent.errors import StorageError, StorageForeign
 from exclave_agent.ports import Rng
-from exclave_protocol.disclosure import unb64url
 
 from .connect import storage_error
 from .migrations import sync_directory
@@ -117,9 +115,9 @@ def check_master(connection: sqlite3.Connection, master: MasterKey, rng: Rng) ->
         ) from None
 
 
-def _context(leaf_id: int, digest: bytes, tag: bytes) -> bytes:
+def _context(leaf_id: int, digest: str, tag: bytes) -> bytes:
     """What a sealed value is bound to: moved to another row, it no longer opens."""
-    return _VALUE + leaf_id.to_bytes(8, "big") + digest + tag
+    return b"%s%d %s %s" % (_VALUE, leaf_id, digest.encode(), tag)
 
 
 _Key = tuple[int, bytes, AESGCM]
@@ -179,7 +177,7 @@ class VaultWriter:
             return 0
         number, tag, aead = self._key(leaf.prepared.subject, fresh)
         for ordinal, disclosure in enumerate(disclosures):
-            digest = unb64url(disclosure.digest)
+            digest = disclosure.digest
             nonce = self._rng.token(NONCE_BYTES)
             value = aead.encrypt(nonce, disclosure.encoded.encode(), _context(leaf_id, digest, tag))
             rows += (leaf_id << ORDINAL_BITS | ordinal, number, digest, nonce + value)
@@ -252,7 +250,7 @@ class VaultReader:
             raise storage_error(error, "read the vault") from error
         return [text for text in opened if text is not None]
 
-    def _open_row(self, leaf_id: int, digest: bytes, subject: int, sealed: bytes) -> str | None:
+    def _open_row(self, leaf_id: int, digest: str, subject: int, sealed: bytes) -> str | None:
         row = self._connection.execute(
             "SELECT tag, wrapped FROM subject WHERE id = ?", (subject,)
         ).fetchone()
@@ -268,6 +266,4 @@ class VaultReader:
                 "a value in the vault was altered or moved: restore the home from a backup",
                 code="vault_damaged",
             ) from None
-        if hashlib.sha256(value).digest() != digest:
-            raise StorageError("a value in the vault is not its own", code="vault_damaged")
         return value.decode("ascii")

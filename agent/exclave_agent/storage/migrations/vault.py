@@ -26,7 +26,7 @@ def _version_1(db: Database) -> None:
     )
     db.table("subject").create_index(["tag"], unique=True)
     db.table("disclosure").create(
-        {"id": int, "subject": int, "digest": bytes, "sealed": bytes},
+        {"id": int, "subject": int, "digest": str, "sealed": bytes},
         pk="id",
         not_null={"subject", "digest", "sealed"},
         strict=True,

@@ -1,0 +1,50 @@
+"""The local control socket: what the command line asks of the running agent; its user's only.
+
+Not the HTTP API: no key is asked for, because the socket lies in a folder of mode 0700.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from exclave_agent.errors import AgentError
+
+CONTROL_SOCKET = "run/control.sock"
+"""Relative to home."""
+
+
+def build_control(
+    status: Callable[[], Mapping[str, Any]],
+    disclose: Callable[[int, str], Awaitable[bytes]],
+) -> Starlette:
+    """The control application: `status` is one JSON-ready look, `disclose` a recorded file."""
+
+    async def read_status(_: Request) -> Response:
+        return _json(status())
+
+    async def write_disclosure(request: Request) -> Response:
+        asked = json.loads(await request.body())
+        try:
+            file = await disclose(int(asked["seq"]), str(asked["field"]))
+        except AgentError as error:
+            return _json({"error": error.message}, 400)
+        return _json({"file": base64.b64encode(file).decode("ascii")})
+
+    return Starlette(
+        routes=[
+            Route("/status", read_status),
+            Route("/disclose", write_disclosure, methods=["POST"]),
+        ]
+    )
+
+
+def _json(body: Mapping[str, Any], code: int = 200) -> Response:
+    return Response(json.dumps(body), code, media_type="application/json")
