@@ -1,0 +1,374 @@
+"""The agent as a whole: builds its rooms, starts them in order, stops them in reverse.
+
+Start: identity > storage > record > models > last release > API > session. The API listens
+before the coordinator is reached: an agent answers without it. Stop: the API finishes its
+requests first, the record is closed last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from exclave_agent import __version__
+from exclave_agent.api.app import build_app
+from exclave_agent.api.control import CONTROL_SOCKET, build_control
+from exclave_agent.api.exchange import Limits
+from exclave_agent.api.server import Listening, serving
+from exclave_agent.audit import disclose as records
+from exclave_agent.audit import drafts
+from exclave_agent.audit.append import Log
+from exclave_agent.audit.boot import record_boot
+from exclave_agent.audit.checkpoint import Checkpointer
+from exclave_agent.audit.heartbeat import Heartbeat
+from exclave_agent.audit.upload import Uploader
+from exclave_agent.config import Settings, split_address
+from exclave_agent.decide.pipeline import Pipeline
+from exclave_agent.identity.renew import Renewer
+from exclave_agent.identity.store import Identity, IdentityStore
+from exclave_agent.link.artifacts import GrpcArtifacts
+from exclave_agent.link.audit import GrpcAudit
+from exclave_agent.link.channel import Channels
+from exclave_agent.link.enroll import GrpcRenew
+from exclave_agent.link.session import Counts, Greeting, LinkState, Session
+from exclave_agent.releases.report import Desired, Observed
+from exclave_agent.releases.verify import Scope
+from exclave_agent.releases.watch import ReleaseManager
+from exclave_agent.runtimes.supervisor import Supervisor
+from exclave_agent.slots import Latest
+from exclave_agent.storage.home import Storage
+from exclave_agent.system import SystemClock, SystemIds, SystemRng, TrustedTime
+from exclave_agent.telemetry.metrics import CONTENT_TYPE, Metrics
+from exclave_agent.telemetry.tally import Tally
+from exclave_protocol.checkpoint import log_origin
+from exclave_protocol.note import SigningKey, VerifyKey
+
+log = logging.getLogger(__name__)
+
+EPOCH = 1
+RUNTIMES = ("llama", "onnx")
+CLOCK_FLOOR_SECONDS = 60
+"""How often the highest wall time seen is made durable."""
+
+
+@dataclass(slots=True)
+class Record:
+    """The open log and what signs it."""
+
+    log: Log
+    checkpointer: Checkpointer
+    key: SigningKey
+
+
+@dataclass(slots=True)
+class Rooms:
+    """Everything that runs, once it runs."""
+
+    settings: Settings
+    identities: IdentityStore
+    storage: Storage
+    record: Record
+    tally: Tally
+    metrics: Metrics
+    manager: ReleaseManager
+    session: Session
+    uploader: Uploader
+    renewer: Renewer
+    heartbeat: Heartbeat
+    time: TrustedTime
+    pipeline: Pipeline
+
+
+async def run_agent(settings: Settings, stop: asyncio.Event) -> None:
+    """Run until `stop` is set.
+
+    Raises: IdentityError (not enrolled), StorageError (home locked, foreign or altered),
+    CannotListen, and whatever else makes running impossible; nothing is half-started then.
+    """
+    async with AsyncExitStack() as stack:
+        rooms = await _build(settings, stack)
+        listening = await stack.enter_async_context(_answering(rooms))
+        await _work(rooms, stop)
+        log.info("stopping: %d s for running requests", settings.stop_grace)
+        del listening
+    log.info("stopped")
+
+
+async def disclose_offline(settings: Settings, seq: int, field: str) -> bytes:
+    """Disclose one field while no agent runs in the home: the record is opened for it.
+
+    Raises: BadRequest, StorageError.
+    """
+    async with AsyncExitStack() as stack:
+        rng, clock = SystemRng(), SystemClock()
+        identity = IdentityStore(settings.home).current
+        storage = await stack.enter_async_context(
+            await asyncio.to_thread(Storage, settings.home, rng)
+        )
+        record = await _open_record(identity, storage, clock, rng)
+        return await _disclose(record, seq, field)
+
+
+async def _disclose(record: Record, seq: int, field: str) -> bytes:
+    """A disclosure file; that it was made is on record before it leaves."""
+    file, item = await record.log.store.read(lambda reader: records.disclose(reader, seq, field))
+    await records.record_disclosure(record.log, seq, item)
+    return file
+
+
+# --- building ---------------------------------------------------------------------------
+
+
+async def _open_record(
+    identity: Identity, storage: Storage, clock: SystemClock, rng: SystemRng
+) -> Record:
+    origin = log_origin(identity.trust_domain, identity.tenant, identity.agent, EPOCH)
+    key = SigningKey(origin, identity.audit_key)
+    # Verifies the tail of the log: an altered leaf stops the agent here, by its number.
+    database = await asyncio.to_thread(storage.open_log, origin, key.verify_key, epoch=EPOCH)
+    return Record(Log(database, clock, rng), Checkpointer(database, key), key)
+
+
+async def _build(settings: Settings, stack: AsyncExitStack) -> Rooms:
+    clock, rng, ids = SystemClock(), SystemRng(), SystemIds()
+    identities = IdentityStore(settings.home)
+    identity = identities.current
+    storage = await stack.enter_async_context(await asyncio.to_thread(Storage, settings.home, rng))
+    record = await _open_record(identity, storage, clock, rng)
+    trusted = TrustedTime(clock, storage.state)
+    step_back = await trusted.load()
+    boot_id = ids.new()
+    await record_boot(
+        record.log,
+        agent=str(identity.spiffe),
+        vkey=record.key.vkey,
+        version=__version__,
+        boot_id=boot_id,
+        runtimes=RUNTIMES,
+    )
+    if step_back is not None:
+        log.warning(
+            "the clock stepped back %.0f s: expiry is judged by the latest time seen",
+            step_back.seconds,
+        )
+        await record.log.append(
+            drafts.incident("clock_stepped_back", f"{step_back.seconds:.0f} seconds")
+        )
+    metrics, counts = Metrics(), Latest[Counts]()
+    tally = Tally(metrics, lambda: counts.put(Counts(**tally.totals())))
+    supervisor = await stack.enter_async_context(
+        Supervisor(
+            clock=clock,
+            rng=rng,
+            threads=settings.threads,
+            max_queue=settings.max_queue,
+            on_crash=lambda _: tally.crashed(),
+        )
+    )
+    channels = Channels(identities)
+    stack.push_async_callback(channels.close)
+    desired, observed = Latest[Desired](), Latest[Observed]()
+    manager = ReleaseManager(
+        settings.home,
+        Scope.of(identity),
+        source=GrpcArtifacts(channels),
+        runtimes=supervisor,
+        audit=record.log,
+        state=storage.state,
+        clock=trusted,
+        rng=rng,
+        desired=desired,
+        observed=observed,
+        interval=settings.reconcile_interval,
+    )
+    stack.push_async_callback(manager.close)
+    renewer = Renewer(identities, GrpcRenew(channels), clock=clock, rng=rng)
+    uploader = Uploader(
+        record.log,
+        record.checkpointer,
+        GrpcAudit(channels),
+        key=record.key.verify_key,
+        witness=VerifyKey.parse(identity.witness_vkey),
+        clock=clock,
+        rng=rng,
+        interval=settings.upload_interval,
+    )
+    session = Session(
+        channels,
+        Greeting(__version__, boot_id, RUNTIMES),
+        desired=desired,
+        observed=observed,
+        counts=counts,
+        clock=clock,
+        rng=rng,
+        audit_position=lambda: (EPOCH, record.log.store.size),
+        on_expired=renewer.renew_now,
+        on_connected=uploader.retry_now,
+    )
+    heartbeat = Heartbeat(
+        record.log,
+        record.checkpointer,
+        clock,
+        counts=tally.totals,
+        interval=settings.heartbeat,
+    )
+    pipeline = await stack.enter_async_context(
+        Pipeline(manager.releases, record.log, clock, ids, tally)
+    )
+    return Rooms(
+        settings,
+        identities,
+        storage,
+        record,
+        tally,
+        metrics,
+        manager,
+        session,
+        uploader,
+        renewer,
+        heartbeat,
+        trusted,
+        pipeline,
+    )
+
+
+# --- running ----------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _answering(rooms: Rooms) -> AsyncIterator[Listening]:
+    """The HTTP API and the control socket; where they listen is written for tools to find."""
+    settings = rooms.settings
+    run = settings.path("run")
+    run.mkdir(mode=0o700, exist_ok=True)
+    host, port = split_address(settings.listen, "listen") if settings.listen else (None, 0)
+    app = build_app(
+        rooms.pipeline,
+        rooms.manager.releases,
+        rooms.storage.keys,
+        SystemClock(),
+        rooms.metrics,
+        Limits(max_body=settings.max_body),
+    )
+    control = build_control(
+        lambda: status(rooms), lambda seq, field: _disclose(rooms.record, seq, field)
+    )
+    unix = settings.path(settings.socket) if settings.socket else None
+    async with (
+        serving(
+            app,
+            host=host,
+            port=port,
+            unix=unix,
+            max_connections=settings.max_connections,
+            stop_grace=settings.stop_grace,
+        ) as listening,
+        serving(control, host=None, unix=settings.path(CONTROL_SOCKET), stop_grace=1),
+    ):
+        endpoints = {
+            "http": listening.base_url if host else "",
+            "socket": str(unix or ""),
+            "pid": os.getpid(),
+        }
+        file = run / "endpoints.json"
+        file.with_suffix(".new").write_text(json.dumps(endpoints) + "\n")
+        file.with_suffix(".new").rename(file)
+        log.info("answering on %s", endpoints["http"] or endpoints["socket"])
+        try:
+            yield listening
+        finally:
+            file.unlink(missing_ok=True)
+
+
+async def _work(rooms: Rooms, stop: asyncio.Event) -> None:
+    """All tasks in one group: the first that fails ends the agent, with its reason."""
+    await rooms.manager.restore()
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(work, name=name)
+            for name, work in (
+                ("releases", rooms.manager.run()),
+                ("session", rooms.session.run()),
+                ("renewal", rooms.renewer.run()),
+                ("upload", rooms.uploader.run()),
+                ("heartbeat", rooms.heartbeat.run()),
+                ("clock floor", _keep_clock_floor(rooms)),
+            )
+        ]
+        await stop.wait()
+        for task in tasks:
+            task.cancel()
+
+
+async def _keep_clock_floor(rooms: Rooms) -> None:
+    while True:
+        await rooms.time.persist()
+        await rooms.time.sleep(CLOCK_FLOOR_SECONDS)
+
+
+# --- telling ----------------------------------------------------------------------------
+
+
+def status(rooms: Rooms) -> dict[str, Any]:
+    """One look at everything, JSON-ready; no raw data is anywhere near."""
+    identity = rooms.identities.current
+    link, upload = rooms.session.status(), rooms.uploader.status
+    releases, active = rooms.manager.status(), rooms.manager.releases.active
+    models = [] if active is None else active.models.models().values()
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "spiffe_id": str(identity.spiffe),
+        "tenant": identity.tenant,
+        "agent": identity.agent,
+        "home": str(rooms.settings.home),
+        "listens": [x for x in (rooms.settings.listen, rooms.settings.socket) if x],
+        "certificate": {"not_after": identity.not_after},
+        "coordinator": {
+            "endpoint": identity.session_endpoint,
+            "state": str(link.state),
+            "connected": link.state is LinkState.CONNECTED,
+            "error": link.error,
+            "observed": {
+                "generation": releases.generation_seen,
+                "phase": releases.phase.name,
+                "error_code": releases.error_code,
+                "error_message": releases.error_message,
+            },
+        },
+        "audit": {
+            "epoch": EPOCH,
+            "size": rooms.record.log.store.size,
+            "uploaded": upload.uploaded,
+            "witnessed_size": upload.witnessed,
+            "error": upload.error,
+        },
+        "release": None
+        if active is None
+        else {
+            "version": active.version,
+            "digest": active.digest,
+            "generation": active.generation,
+            "policy_digest": active.policy_digest,
+            "grace_left": round(releases.grace_left),
+        },
+        "no_release": releases.error_message or "nothing verified has been assigned yet",
+        "models": [
+            {
+                "name": info.name,
+                "runtime": info.runtime,
+                "digest": info.sha256,
+                "actions": sorted(info.actions),
+                "provider": info.provider,
+                "network": info.network,
+            }
+            for info in models
+        ],
+        "counts": rooms.tally.totals(),
+    }

@@ -1,0 +1,150 @@
+"""`exclave-agent audit`: this agent's records, with their values for those who may read the home."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from exclave_agent.cli import home_option
+from exclave_agent.config import Settings, load_settings
+
+if TYPE_CHECKING:
+    from exclave_agent.audit.disclose import Shown
+    from exclave_agent.audit.store import LogReader
+
+T = TypeVar("T")
+
+EPOCH = 1
+
+
+def read(home: Path, query: Callable[[LogReader], T]) -> T:
+    """Run a query on the log of a home, whether or not its agent runs."""
+    from exclave_agent.storage.home import read_log
+
+    return read_log(home, EPOCH, query)
+
+
+def verify_home(home: Path) -> int:
+    """Check the whole log of a home; returns the number of leaves. Raises: StorageError."""
+    from exclave_agent.audit.verify import verify_log
+    from exclave_agent.identity.store import load
+    from exclave_protocol.checkpoint import log_origin
+    from exclave_protocol.note import SigningKey
+
+    identity = load(home)
+    origin = log_origin(identity.trust_domain, identity.tenant, identity.agent, EPOCH)
+    key = SigningKey(origin, identity.audit_key).verify_key
+    state = read(home, lambda log: verify_log(log, origin=origin, epoch=EPOCH, key=key))
+    return state.size
+
+
+def _row(shown: Shown, values: bool) -> dict[str, Any]:
+    from exclave_protocol.leaf import format_time
+
+    leaf = shown.leaf
+    row: dict[str, Any] = {
+        "seq": leaf.seq,
+        "type": str(leaf.type),
+        "time": format_time(leaf.time_ns),
+        "hash": shown.hash.hex(),
+        "body": dict(leaf.body),
+        "private": sorted(shown.disclosures),
+    }
+    if values:
+        row["values"] = shown.fields
+    return row
+
+
+@click.group()
+def command() -> None:
+    """Show, verify and disclose this agent's records."""
+
+
+@command.command()
+@click.argument("reference", required=False)
+@click.option("--values", is_flag=True, help="Also the private values (prompts, answers).")
+@click.option("--last", default=50, show_default=True, help="Without REFERENCE: so many records.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@home_option
+def show(reference: str | None, values: bool, last: int, as_json: bool, home: Path | None) -> None:
+    """Show records: all leaves of a decision id, one by its number, or the newest."""
+    from exclave_agent.audit import disclose as records
+
+    def query(log: LogReader) -> list[Shown]:
+        if reference is not None:
+            seqs = records.find(log, reference)
+        else:
+            seqs = list(range(max(0, log.size() - last), log.size()))
+        return [records.show(log, seq) for seq in seqs]
+
+    rows = [_row(shown, values) for shown in read(load_settings(home).home, query)]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for row in rows:
+        click.echo(f"{row['seq']:>6} {row['time'][:19]}Z {row['type']:14} {_line(row['body'])}")
+        for name, value in row.get("values", {}).items():
+            click.echo(f"       {name}: {json.dumps(value, ensure_ascii=False)}")
+
+
+def _line(body: dict[str, Any]) -> str:
+    """The fields of a leaf that people look for first."""
+    wanted = ("decision", "action", "outcome", "reason", "release", "generation")
+    parts = [f"{key}={body[key]}" for key in wanted if isinstance(body.get(key), str)]
+    for key in ("model", "policy"):
+        inner = body.get(key)
+        if isinstance(inner, dict):
+            shown = inner.get("name") or inner.get("rule")
+            parts += [f"{key}={shown}"] if shown else []
+    return " ".join(parts)
+
+
+@command.command()
+@home_option
+def verify(home: Path | None) -> None:
+    """Check every leaf's bytes, hash, place and predecessor, and our newest signed head."""
+    click.echo(f"{verify_home(load_settings(home).home):,} leaves verify")
+
+
+@command.command()
+@click.option("--seq", type=int, required=True, help="Number of the record.")
+@click.option("--field", required=True, help="Private field: prompt, context, output ...")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True)
+@home_option
+def disclose(seq: int, field: str, output: Path, home: Path | None) -> None:
+    """Write a file that proves one field of one record, and reveals no other.
+
+    That a field was disclosed is itself recorded, before the file is written. Check the file
+    against an audit bundle with `exclave-verify --disclosure FILE BUNDLE`.
+    """
+    settings = load_settings(home)
+    if output.exists():
+        raise click.UsageError(f"{output} exists: name another file")
+    data = _disclose(settings, seq, field)
+    handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+    click.echo(f"{output}: field {field} of record {seq}; whoever has this file can read it")
+
+
+def _disclose(settings: Settings, seq: int, field: str) -> bytes:
+    """Through the running agent, which alone may append to its log; else with the log opened."""
+    import asyncio
+
+    from exclave_agent.agent import disclose_offline
+    from exclave_agent.api.control import CONTROL_SOCKET
+    from exclave_agent.cli.control import post
+    from exclave_agent.errors import BadRequest
+
+    answer = post(settings.path(CONTROL_SOCKET), "/disclose", {"seq": seq, "field": field})
+    if answer is None:
+        return asyncio.run(disclose_offline(settings, seq, field))
+    if "error" in answer:
+        raise BadRequest(str(answer["error"]))
+    return base64.b64decode(answer["file"])
