@@ -98,7 +98,10 @@ async def test_everything_that_is_understood_reaches_the_model(
     body = chat(
         messages=[
             {"role": "developer", "content": "be brief"},
-            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+            },
             {"role": "assistant", "content": "c", "tool_calls": [], "refusal": None},
         ],
         max_tokens=...,
@@ -284,9 +287,8 @@ async def test_a_bad_chat_is_refused_by_name(
     assert error["param"] == param
     assert error["type"] == "invalid_request_error"
     assert "prose" not in response.text
-    assert (
-        param is None or param in error["message"] or param.rpartition("[")[0] in error["message"]
-    )
+    if param is not None:
+        assert param.partition("[")[0] in error["message"]
 
 
 @pytest.mark.parametrize(
@@ -322,7 +324,7 @@ async def test_other_bad_bodies(
         (b"", "invalid_json"),
         (b"{", "invalid_json"),
         (b"[]", "invalid_type"),
-        (b'{"model":"small"}x', "invalid_json"),
+        (b'{"model":"small","messages":[{"role":"user","content":""}]}x', "invalid_json"),
         (b'{"model":"\xff"}', "invalid_utf8"),
         (b'{"model":"\\ud800"}', "invalid_json"),
         (b"[" * 100_000, "invalid_type"),
