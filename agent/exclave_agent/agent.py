@@ -44,7 +44,7 @@ from exclave_agent.runtimes.supervisor import Supervisor
 from exclave_agent.slots import Latest
 from exclave_agent.storage.home import Storage
 from exclave_agent.system import SystemClock, SystemIds, SystemRng, TrustedTime
-from exclave_agent.telemetry.metrics import CONTENT_TYPE, Metrics
+from exclave_agent.telemetry.metrics import Metrics
 from exclave_agent.telemetry.tally import Tally
 from exclave_protocol.checkpoint import log_origin
 from exclave_protocol.note import SigningKey, VerifyKey
@@ -176,7 +176,13 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Rooms:
     desired, observed = Latest[Desired](), Latest[Observed]()
     manager = ReleaseManager(
         settings.home,
-        Scope.of(identity),
+        Scope(
+            trust_domain=identity.trust_domain,
+            tenant=identity.tenant,
+            agent=identity.agent,
+            root_pin=identity.root_pin,
+            director_key=identity.director_key,
+        ),
         source=GrpcArtifacts(channels),
         runtimes=supervisor,
         audit=record.log,
@@ -207,7 +213,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Rooms:
         counts=counts,
         clock=clock,
         rng=rng,
-        audit_position=lambda: (EPOCH, record.log.store.size),
+        audit_position=lambda: (EPOCH, record.log.size),
         on_expired=renewer.renew_now,
         on_connected=uploader.retry_now,
     )
@@ -254,7 +260,7 @@ async def _answering(rooms: Rooms) -> AsyncIterator[Listening]:
         rooms.storage.keys,
         SystemClock(),
         rooms.metrics,
-        Limits(max_body=settings.max_body),
+        Limits(body_bytes=settings.max_body),
     )
     control = build_control(
         lambda: status(rooms), lambda seq, field: _disclose(rooms.record, seq, field)
@@ -344,7 +350,7 @@ def status(rooms: Rooms) -> dict[str, Any]:
         },
         "audit": {
             "epoch": EPOCH,
-            "size": rooms.record.log.store.size,
+            "size": rooms.record.log.size,
             "uploaded": upload.uploaded,
             "witnessed_size": upload.witnessed,
             "error": upload.error,

@@ -22,6 +22,8 @@ class Log:
         self._clock = clock
         self._rng = rng
         self._grown = asyncio.Event()
+        self.size = 0
+        """Leaves known to be durable; right from the first append on (BOOT, at the latest)."""
 
     @property
     def store(self) -> LeafStore:
@@ -36,7 +38,7 @@ class Log:
     async def append(self, draft: LeafDraft) -> Appended:
         prepared = prepare(draft, time_ns=self._clock.now_ns(), rng=self._rng)
         appended = await self._store.append(prepared)
-        self._grown.set()
+        self._landed(appended)
         return appended
 
     async def append_once(self, evidence: bytes, draft: LeafDraft) -> Appended | None:
@@ -47,5 +49,9 @@ class Log:
         prepared = prepare(draft, time_ns=self._clock.now_ns(), rng=self._rng)
         appended = await self._store.append_once(evidence, prepared)
         if appended is not None:
-            self._grown.set()
+            self._landed(appended)
         return appended
+
+    def _landed(self, appended: Appended) -> None:
+        self.size = max(self.size, appended.seq + 1)
+        self._grown.set()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from exclave_agent.errors import AuditDiverged, LinkError, StorageError
 from exclave_agent.ports import AuditHead, AuditSink, Clock, Rng
+from exclave_agent.slots import pause
 from exclave_protocol.checkpoint import Checkpoint, open_checkpoint, verify_cosignature
 from exclave_protocol.errors import ProofError, ProtocolError
 from exclave_protocol.note import VerifyKey, add_signature, split_note
@@ -75,11 +76,16 @@ class Uploader:
         self._interval = interval
         self._known = False
         self._status = UploadStatus()
+        self._retry = asyncio.Event()
 
     @property
     def status(self) -> UploadStatus:
         """A snapshot."""
         return self._status
+
+    def retry_now(self) -> None:
+        """The coordinator is there again: end a wait after a failure early."""
+        self._retry.set()
 
     async def run(self) -> None:
         """Own this by the component's task group; ends only when it is cancelled."""
@@ -110,7 +116,7 @@ class Uploader:
                 await self._record.grown.wait()
                 continue
             # Full jitter: agents that lost one coordinator do not return as one.
-            await self._clock.sleep(self._rng.uniform(0.1, 1.0) * delay)
+            await pause(self._clock, self._rng.uniform(0.1, 1.0) * delay, self._retry)
             delay = min(delay * 2, BACKOFF_MOST)
 
     def _failed(self, code: str) -> None:

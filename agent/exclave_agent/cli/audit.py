@@ -1,4 +1,4 @@
-"""`exclave-agent audit`: this agent's records, with their values for those who may read the home."""
+"""`exclave-agent audit`: this agent's records, with values for those who may read the home."""
 
 from __future__ import annotations
 

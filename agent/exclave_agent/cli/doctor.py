@@ -1,4 +1,4 @@
-"""`exclave-agent doctor`: everything the agent needs, checked in order, each failure with its remedy."""
+"""`exclave-agent doctor`: all that the agent needs, checked in order, failures with remedies."""
 
 from __future__ import annotations
 

@@ -109,12 +109,14 @@ class Session:
         rng: Rng,
         audit_position: Callable[[], tuple[int, int]] = lambda: (0, 0),
         on_expired: Callable[[], None] = lambda: None,
+        on_connected: Callable[[], None] = lambda: None,
     ) -> None:
         """`desired` is filled here; `observed` and `counts` are read here.
 
         `audit_position` gives (epoch, size) of the audit log for each observation;
         `on_expired` is called when the coordinator finds our certificate expired, and should
-        make the Renewer recover.
+        make the Renewer recover; `on_connected` is called after each welcome, so that others
+        who wait for the coordinator need not sit out their backoff.
         """
         self._channels = channels
         self._greeting = greeting
@@ -125,6 +127,7 @@ class Session:
         self._rng = rng
         self._audit_position = audit_position
         self._on_expired = on_expired
+        self._on_connected = on_connected
         self._wake = asyncio.Event()
         self._reconnect = False
         self._call: Any = None
@@ -206,6 +209,7 @@ class Session:
             raise LinkError("coordinator: the first message is not a welcome")
         self._set(LinkState.CONNECTED, "")
         log.info("session open")
+        self._on_connected()
         async with asyncio.TaskGroup() as group:
             senders = [
                 group.create_task(self._send_observed(call)),

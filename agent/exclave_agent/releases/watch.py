@@ -57,6 +57,8 @@ class ReleaseStatus:
     digest: str
     version: int
     generation: int
+    generation_seen: int
+    """Newest generation acted on, applied or refused."""
     error_code: str
     error_message: str
     checked_ns: int
@@ -129,6 +131,7 @@ class ReleaseManager:
             digest=active.digest if active else "",
             version=active.version if active else 0,
             generation=active.generation if active else 0,
+            generation_seen=seen.generation,
             error_code=seen.error_code,
             error_message=seen.error_message,
             checked_ns=self.releases.checked_ns,
