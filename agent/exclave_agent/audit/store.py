@@ -101,6 +101,11 @@ class LeafStore(Protocol):
         ...
 
     @property
+    def opened_size(self) -> int:
+        """Leaves that were there when the log was opened."""
+        ...
+
+    @property
     def dangling(self) -> Mapping[str, int]:
         """Decision id -> seq of each INTENT that the former process left without RESULT."""
         ...

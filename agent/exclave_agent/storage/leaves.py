@@ -240,6 +240,7 @@ class LeafDatabase:
         self._pool = pool
         self._tail = tail
         self._dangling = tail.chain.open_intents
+        self._opened_size = tail.chain.size
         writer.attach(tail)
 
     @property
@@ -249,6 +250,10 @@ class LeafDatabase:
     @property
     def epoch(self) -> int:
         return self._tail.chain.epoch
+
+    @property
+    def opened_size(self) -> int:
+        return self._opened_size
 
     @property
     def dangling(self) -> Mapping[str, int]:
