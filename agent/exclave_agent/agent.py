@@ -28,6 +28,7 @@ from exclave_agent.audit.boot import record_boot
 from exclave_agent.audit.checkpoint import Checkpointer
 from exclave_agent.audit.heartbeat import Heartbeat
 from exclave_agent.audit.upload import Uploader
+from exclave_agent.chores import Chores
 from exclave_agent.config import Settings, split_address
 from exclave_agent.decide.pipeline import Pipeline
 from exclave_agent.identity.renew import Renewer
@@ -166,8 +167,6 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Rooms:
         Supervisor(
             clock=clock,
             rng=rng,
-            threads=settings.threads,
-            max_queue=settings.max_queue,
             on_crash=lambda _: tally.crashed(),
         )
     )
@@ -295,6 +294,8 @@ async def _answering(rooms: Rooms) -> AsyncIterator[Listening]:
 async def _work(rooms: Rooms, stop: asyncio.Event) -> None:
     """All tasks in one group: the first that fails ends the agent, with its reason."""
     await rooms.manager.restore()
+    chores = Chores()
+    chores.every(CLOCK_FLOOR_SECONDS, "clock floor", rooms.time.persist)
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(work, name=name)
@@ -304,18 +305,12 @@ async def _work(rooms: Rooms, stop: asyncio.Event) -> None:
                 ("renewal", rooms.renewer.run()),
                 ("upload", rooms.uploader.run()),
                 ("heartbeat", rooms.heartbeat.run()),
-                ("clock floor", _keep_clock_floor(rooms)),
+                ("chores", chores.run()),
             )
         ]
         await stop.wait()
         for task in tasks:
             task.cancel()
-
-
-async def _keep_clock_floor(rooms: Rooms) -> None:
-    while True:
-        await rooms.time.persist()
-        await rooms.time.sleep(CLOCK_FLOOR_SECONDS)
 
 
 # --- telling ----------------------------------------------------------------------------

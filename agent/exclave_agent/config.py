@@ -39,10 +39,6 @@ class Settings:
     """Largest request body."""
     max_connections: int = 256
     """Most simultaneous HTTP connections."""
-    threads: int = 0
-    """Threads of each model worker; 0: one per available core."""
-    max_queue: int = 64
-    """Most requests waiting for one model; more are answered 429."""
     heartbeat: int = 3600
     """Seconds between HEARTBEAT leaves."""
     upload_interval: int = 30
@@ -118,8 +114,6 @@ def _check(settings: Settings) -> None:
     for key, low, high in (
         ("max_body", 1024, 1 << 30),
         ("max_connections", 1, 65536),
-        ("threads", 0, 1024),
-        ("max_queue", 1, 65536),
         ("heartbeat", 1, 30 * 86400),
         ("upload_interval", 1, 86400),
         ("reconcile_interval", 1, 86400),

@@ -16,10 +16,10 @@ def test_defaults_need_no_file(tmp_path: Path) -> None:
 
 
 def test_command_line_beats_environment_beats_file(tmp_path: Path) -> None:
-    (tmp_path / "agent.toml").write_text('heartbeat = 10\nthreads = 3\nlog_level = "error"\n')
-    env = {"EXCLAVE_HEARTBEAT": "20", "EXCLAVE_THREADS": "4"}
+    (tmp_path / "agent.toml").write_text('heartbeat = 10\nstop_grace = 3\nlog_level = "error"\n')
+    env = {"EXCLAVE_HEARTBEAT": "20", "EXCLAVE_STOP_GRACE": "4"}
     settings = load_settings(tmp_path, {"heartbeat": 30, "socket": None}, env)
-    assert (settings.heartbeat, settings.threads, settings.log_level) == (30, 4, "error")
+    assert (settings.heartbeat, settings.stop_grace, settings.log_level) == (30, 4, "error")
 
 
 @pytest.mark.parametrize(
@@ -45,5 +45,5 @@ def test_bad_settings_are_refused_by_name(tmp_path: Path, text: str, words: list
 
 
 def test_bad_number_in_environment_names_the_variable(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="EXCLAVE_THREADS"):
-        load_settings(tmp_path, environ={"EXCLAVE_THREADS": "many"})
+    with pytest.raises(ConfigError, match="EXCLAVE_HEARTBEAT"):
+        load_settings(tmp_path, environ={"EXCLAVE_HEARTBEAT": "many"})
