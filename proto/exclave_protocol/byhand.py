@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 VERIFY_MD = """\
 # How to verify this bundle by hand
 
@@ -89,3 +91,7 @@ print("key:", vkey.strip())
    far the witness has seen the log, and which INTENT has no RESULT. Order is `seq`; a clock
    may have been set back, a `seq` cannot.
 """
+
+KNOWN_TEXTS = frozenset({sha256(VERIFY_MD.encode()).hexdigest()})
+"""SHA-256 of every VERIFY.md that bundles of this schema have carried. When the text changes,
+the digest of the former one joins this set: old bundles stay valid."""

@@ -1,0 +1,156 @@
+"""The frozen bytes of the audit formats: `build` makes them, tests/vectors holds them.
+
+Changing one is changing the format: write a new version, never a new vector. To add one:
+`python -m exclave_testing.vectors`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from exclave_protocol import layout
+from exclave_protocol.bundle import write_bundle
+from exclave_protocol.checkpoint import Checkpoint, cosign, sign_checkpoint
+from exclave_protocol.disclosure import make
+from exclave_protocol.leaf import NO_PREV, Leaf, LeafType, encode_leaf
+from exclave_protocol.note import add_signature
+from exclave_protocol.opened import make_disclosure_file
+from exclave_protocol.tree import (
+    MemoryTree,
+    consistency_proof,
+    inclusion_proof,
+    leaf_hash,
+)
+
+from .bundles import Log, bundle_of, honest_logs, private_key, secrets, spec_of, witness_key
+
+FOLDER = Path(__file__).parent.parent / "vectors"
+
+
+def leaf_vectors() -> list[dict[str, Any]]:
+    """Leaves at the corners of the format."""
+    log, sd = "exclave.test/acme/edge-1/e1", make("prompt", "grüezi", bytes(range(32))).digest
+    leaves = [
+        Leaf(log, 1, 0, NO_PREV, LeafType.GENESIS, 0, {}),
+        Leaf(
+            log,
+            1,
+            42,
+            bytes(range(32)),
+            LeafType.INTENT,
+            1_795_383_000_123_456_789,
+            {
+                "text": 'é\u2028\U0001f512\\"\u0000\u001f\u007f/',
+                "n": -(2**53 - 1),
+                "list": [None, True],
+            },
+            (sd,),
+        ),
+        Leaf(log, 2**63 - 1, 2**63 - 1, b"\xff" * 32, LeafType.RESULT, 2**62, {"b": {}, "a": []}),
+    ]
+    return [
+        {
+            "seq": str(leaf.seq),
+            "type": leaf.type.value,
+            "time_ns": str(leaf.time_ns),
+            "leaf": encode_leaf(leaf).decode(),
+            "hash": leaf_hash(encode_leaf(leaf)).hex(),
+        }
+        for leaf in leaves
+    ]
+
+
+def tree_vectors() -> dict[str, Any]:
+    """A tree of seven leaves with a proof of each kind."""
+    tree = MemoryTree(leaf_hash(f"leaf {n}".encode()) for n in range(7))
+    return {
+        "leaves": [f"leaf {n}" for n in range(7)],
+        "roots": [tree.root(size).hex() for size in range(8)],
+        "inclusion_4_of_7": [h.hex() for h in inclusion_proof(4, 7, tree.node)],
+        "consistency_3_to_7": [h.hex() for h in consistency_proof(3, 7, tree.node)],
+    }
+
+
+def checkpoint_vectors() -> dict[str, Any]:
+    """A signed and cosigned checkpoint, with the seeds of its keys."""
+    log, witness = Log("edge-1").fill(3), witness_key()
+    checkpoint = Checkpoint(log.origin, 7, bytes(range(32)))
+    line = cosign(checkpoint.text(), witness, 1_800_000_000)
+    return {
+        "log_seed": private_key(log.origin).private_bytes_raw().hex(),
+        "log_vkey": log.key.vkey,
+        "witness_seed": private_key("witness").private_bytes_raw().hex(),
+        "witness_vkey": witness.vkey,
+        "text": checkpoint.text(),
+        "signed": sign_checkpoint(checkpoint, log.key).decode(),
+        "cosignature": line.decode(),
+        "cosigned": add_signature(sign_checkpoint(checkpoint, log.key), line).decode(),
+    }
+
+
+def disclosure_vectors() -> dict[str, Any]:
+    """Commitments, and a disclosure file."""
+    made = [
+        make("prompt", [{"role": "user", "content": "grüezi"}], bytes(range(32))),
+        make("context", [], bytes(32)),
+    ]
+    log = Log("edge-1").fill(3)
+    file = make_disclosure_file(log.leaves[2], [secrets(log.origin, 2)[0].encoded])
+    return {
+        "disclosures": [
+            {
+                "salt": item.salt.hex(),
+                "name": item.name,
+                "value": item.value,
+                "encoded": item.encoded,
+                "digest": item.digest,
+            }
+            for item in made
+        ],
+        "file": file.decode(),
+    }
+
+
+def bundle_vectors() -> dict[str, Any]:
+    """Every file of a small bundle: the text of the short ones, the digest of all."""
+    buffer = io.BytesIO()
+    write_bundle(buffer, bundle_of([spec_of(log) for log in honest_logs(6)]))
+    with zipfile.ZipFile(buffer) as bundle:
+        files = {name: bundle.read(name) for name in sorted(bundle.namelist())}
+    return {
+        "sha256": {name: sha256(data).hexdigest() for name, data in files.items()},
+        layout.MANIFEST: files[layout.MANIFEST].decode(),
+        layout.COMPLETENESS: files[layout.COMPLETENESS].decode(),
+    }
+
+
+def build() -> dict[str, Any]:
+    """Every vector by the name of its file."""
+    return {
+        "leaf": leaf_vectors(),
+        "tree": tree_vectors(),
+        "checkpoint": checkpoint_vectors(),
+        "disclosure": disclosure_vectors(),
+        "bundle": bundle_vectors(),
+    }
+
+
+def main() -> None:
+    """Write what is not there yet."""
+    for name, value in build().items():
+        path = FOLDER / f"{name}.json"
+        if not path.exists():
+            path.write_text(
+                json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
+            sys.stdout.write(f"wrote {path.name}\n")
+
+
+if __name__ == "__main__":
+    main()
