@@ -10,13 +10,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from exclave_agent.cli import home_option
 from exclave_agent.config import Settings
 from exclave_agent.errors import AgentError
+
+if TYPE_CHECKING:
+    from exclave_agent.storage.connect import FileKind
 
 LEAST_FREE = 1 << 30
 """Bytes below which the disk counts as nearly full: a model and its successor must fit."""
@@ -96,7 +101,6 @@ def _identity(settings: Settings) -> Iterator[Check]:
 
 
 def _databases(settings: Settings) -> Iterator[Check]:
-    from exclave_agent.storage.connect import check_header
     from exclave_agent.storage.home import STATE_FILE, VAULT_FILE
     from exclave_agent.storage.migrations import state, vault
 
@@ -105,7 +109,14 @@ def _databases(settings: Settings) -> Iterator[Check]:
         if not path.exists():
             yield Check(name, True, "not made yet")
             continue
-        yield _attempt(name, lambda p=path, k=kind: check_header(p, k) or "ours")
+        yield _attempt(name, partial(_ours, path, kind))
+
+
+def _ours(path: Path, kind: FileKind) -> str:
+    from exclave_agent.storage.connect import check_header, check_version
+
+    check_header(path, kind)
+    return f"ours, schema {check_version(path, kind)}"
 
 
 def _record(settings: Settings) -> Iterator[Check]:
