@@ -14,7 +14,7 @@ from exclave_agent.decide.pipeline import Pipeline
 from exclave_agent.errors import AgentError, Unauthenticated
 from exclave_agent.ports import Clock, KeyRing, Releases
 
-from .errors import BodyTooLarge, ClientGone, MethodNotAllowed, NoSuchRoute, tell
+from .errors import ClientGone, MethodNotAllowed, NoSuchRoute, tell
 from .exchange import JSON, Exchange, Limits, Receive, Scope, Send, encode_json
 from .health import Exposition, Health
 from .inference_v2 import InferenceV2
@@ -144,11 +144,8 @@ async def _answer_error(exchange: Exchange, path: str, error: Exception) -> None
     told = tell(error, exchange.request_id)
     if exchange.started:
         raise ClientGone  # a handler that has begun its response ends it itself
-    headers = told.headers
-    if isinstance(error, BodyTooLarge):
-        headers = (*headers, (b"connection", b"close"))  # the rest of the body is not read
     body = told.v2() if _is_v2(path) else told.openai()
-    await exchange.respond_json(told.status, body, headers)
+    await exchange.respond_json(told.status, body, told.headers)
 
 
 def _is_v2(path: str) -> bool:

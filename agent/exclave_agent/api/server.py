@@ -63,12 +63,14 @@ async def serving(
     Raises: CannotListen before anything is served. Signals are left to the agent.
     """
     sockets: list[socket.socket] = []
+    ours: Path | None = None
     try:
         if host is not None:
             sockets.append(_bind_tcp(host, port))
         bound = sockets[0].getsockname() if sockets else (None, None)
         if unix is not None:
             sockets.append(_bind_unix(unix))
+            ours = unix
         config = uvicorn.Config(
             app,
             http=_BoundedProtocol,
@@ -98,8 +100,8 @@ async def serving(
     finally:
         for each in sockets:
             each.close()
-        if unix is not None:
-            unix.unlink(missing_ok=True)  # noqa: ASYNC240  # one system call
+        if ours is not None:
+            ours.unlink(missing_ok=True)  # one system call
 
 
 class _Server(uvicorn.Server):
@@ -176,8 +178,15 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._stop_timer()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        # A refused body is discarded, so that its sender gets to read why; but not for ever.
+        if self.cycle.response_complete and self._head_timer is None:
+            self._expect_head()
+
     def on_message_complete(self) -> None:
         self._in_head = True
+        self._stop_timer()
         super().on_message_complete()
 
     def _count(self, size: int) -> None:
