@@ -25,6 +25,8 @@ MAX_DEPTH = 12
 """Deepest nesting of brackets."""
 MAX_OPERATORS = 24
 """Longest run of operators in one bracket that nest in the syntax tree (all but && and ||)."""
+MAX_PATTERN = 256
+"""Most characters of a regular expression, quotes included."""
 MAX_MACROS = 2
 """Most all/exists/exists_one in one condition: bounds the work to lists squared."""
 
@@ -297,7 +299,10 @@ def _patterns(tokens: Sequence[Token]) -> Iterator[Fault]:
             fix = "write the pattern as one string in the call"
             yield Fault(token.line, token.column, "matches needs a literal pattern", fix)
             continue
-        if not _is_pattern(literal):
+        if len(literal) > MAX_PATTERN:
+            fix = f"at most {MAX_PATTERN} characters a pattern"
+            yield Fault(token.line, token.column, f"{len(literal)} characters are too many", fix)
+        elif not _is_pattern(literal):
             fix = "RE2 syntax: no look-around, no back-references"
             yield Fault(token.line, token.column, "the pattern is not a regular expression", fix)
 

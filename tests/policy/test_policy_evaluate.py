@@ -122,7 +122,7 @@ ANYTHING = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.data())
 def test_evaluate_never_raises_and_garbage_is_never_allowed(data: st.DataObject) -> None:
     policy = compiled(
@@ -136,7 +136,7 @@ def test_evaluate_never_raises_and_garbage_is_never_allowed(data: st.DataObject)
     assert decision.max_tokens is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     st.lists(st.tuples(st.booleans(), st.sampled_from(["true", "false", FAILS])), max_size=8),
 )
