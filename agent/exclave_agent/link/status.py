@@ -36,6 +36,8 @@ _IDENTITY: Final = {
     "evicted": Meaning("evicted", "an operator evicted this agent; join again with a new token"),
     "certificate_expired": Meaning("expired", "the certificate ended; recovery is under way"),
     "key_replaced": Meaning("key_replaced", "another machine joined under this name since"),
+    "not_an_agent": Meaning("not_enrolled", "the coordinator does not know this agent: join again"),
+    "name_taken": Meaning("name_taken", "choose another name, or have the other agent evicted"),
     "bad_proof": Meaning("recovery_refused", "the key is not the one bound at enrollment"),
     "clock_skew": Meaning("clock_skew", "set this machine's clock"),
     "no_certificate": Meaning("unauthenticated", "join again with a new token"),

@@ -33,6 +33,21 @@ MAX_MANIFEST: Final = 65_535
 FIRST_ROOT: Final = "1.root.json"
 
 
+class Enrolled(Protocol):
+    """What releases need of an identity (identity.store.Identity has it all)."""
+
+    @property
+    def trust_domain(self) -> str: ...
+    @property
+    def tenant(self) -> str: ...
+    @property
+    def agent(self) -> str: ...
+    @property
+    def root_pin(self) -> str: ...
+    @property
+    def director_key(self) -> bytes: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """For whom releases are accepted, and whose word counts; all from the identity."""
@@ -44,6 +59,17 @@ class Scope:
     """SHA-256 (hex) of the canonical signed part of the tenant's root version 1."""
     director_key: bytes
     """Raw Ed25519 public key."""
+
+    @classmethod
+    def of(cls, identity: Enrolled) -> Scope:
+        """The scope of an enrolled agent."""
+        return cls(
+            trust_domain=identity.trust_domain,
+            tenant=identity.tenant,
+            agent=identity.agent,
+            root_pin=identity.root_pin,
+            director_key=identity.director_key,
+        )
 
 
 class SignedTarget(Protocol):
