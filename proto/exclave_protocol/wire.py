@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Final
 
 CHUNK: Final = 1 << 20
@@ -53,11 +54,21 @@ _UNUSABLE_TLS12_SUITE: Final = "ECDHE-RSA-AES256-GCM-SHA384"
 
 
 def require_tls13() -> None:
-    """Make TLS 1.2 impossible in this process; call before grpc is first used.
+    """Make TLS 1.2 impossible in this process; MUST run before grpc is imported.
 
     gRPC core has no switch for the lowest TLS version. Its cipher list governs TLS 1.2
     only (the TLS 1.3 suites are fixed), so a list holding nothing but an RSA suite leaves
     TLS 1.2 without any suite that our ECDSA certificates could serve: a peer that offers
-    1.2 fails the handshake.
+    1.2 fails the handshake. The list is read while grpc is imported and never again,
+    which is why the packages that speak gRPC call this in their `__init__`.
+
+    Raises: RuntimeError when it is too late, rather than leave TLS 1.2 open in silence.
     """
+    if os.environ.get(_CIPHER_VARIABLE) == _UNUSABLE_TLS12_SUITE:
+        return
+    if "grpc" in sys.modules:
+        raise RuntimeError(
+            "grpc was imported before require_tls13(): import exclave_agent, "
+            "exclave_coordinator or exclave_ctl first, or call require_tls13() yourself"
+        )
     os.environ[_CIPHER_VARIABLE] = _UNUSABLE_TLS12_SUITE
