@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import Protocol, TypeVar
 
 from exclave_agent.audit.chain import Prepared, Sealed
-from exclave_agent.errors import AgentError, StorageError
+from exclave_agent.errors import StorageError
 from exclave_agent.ports import Appended
 
 from .connect import storage_error
@@ -106,7 +106,7 @@ class Writer:
     async def run(self, run: Callable[[sqlite3.Connection], T]) -> T:
         """Run a closure in the writer's transaction; its result once that is durable.
 
-        Raises: StorageFull, StorageError, and whatever AgentError the closure raises.
+        Raises: StorageFull, StorageError, and whatever the closure raises.
         """
         return await self._submit(run=run)  # type: ignore[return-value]  # the closure's own
 
@@ -175,7 +175,7 @@ class Writer:
             self._commit(batch)
         except sqlite3.Error as error:
             self._undo(batch, storage_error(error, "write the record"))
-        except AgentError as error:
+        except StorageError as error:
             self._undo(batch, error)
         except Exception as error:
             # A thread that died here would leave every caller waiting for ever.
@@ -226,9 +226,11 @@ class Writer:
                 self._connection.execute("ROLLBACK TO command")
             self._connection.execute("RELEASE command")
 
-    def _undo(self, batch: list[Command], error: AgentError) -> None:
+    def _undo(self, batch: list[Command], error: StorageError) -> None:
         for command in batch:
-            command.error = command.error or error
+            # An exception of its own for each: raising one object in many tasks would mix
+            # their tracebacks.
+            command.error = command.error or type(error)(error.message, code=error.code)
         try:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")

@@ -1,0 +1,84 @@
+"""API keys: made and revoked by one process, seen at once by another; never kept in clear."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from exclave_agent.errors import BadRequest
+from exclave_agent.storage.home import Storage
+from exclave_agent.storage.keys import create_key, list_keys, revoke_key
+from exclave_testing.clock import FakeClock, SeededRng
+from exclave_testing.homes import state
+
+MAKE = """
+import sys, pathlib
+from exclave_agent.storage.keys import create_key
+from exclave_agent.system import SystemClock, SystemRng
+key = create_key(pathlib.Path(sys.argv[1]), roles=["analyst"], clock=SystemClock(), rng=SystemRng())
+print(key.secret)
+"""
+
+
+async def test_keys_of_another_process_work_at_once(tmp_path: Path) -> None:
+    async with Storage(tmp_path, SeededRng()) as storage:
+        made = subprocess.run(
+            [sys.executable, "-c", MAKE, str(tmp_path)],
+            check=True,
+            timeout=60,
+            capture_output=True,
+            text=True,
+        )
+        secret = made.stdout.strip()
+        caller = storage.keys.authenticate(secret)
+        assert caller is not None
+        assert caller.roles == ("analyst",)
+        revoke_key(tmp_path, caller.key_id, clock=FakeClock())
+        assert storage.keys.authenticate(secret) is None
+
+
+def test_keys_can_be_made_before_the_first_run(tmp_path: Path) -> None:
+    clock, rng = FakeClock(), SeededRng()
+    first = create_key(tmp_path, roles=["a"], label="one", clock=clock, rng=rng)
+    clock.step(1)
+    second = create_key(tmp_path, roles=["a", "b"], clock=clock, rng=rng)
+    revoke_key(tmp_path, first.key_id, clock=clock)
+    revoke_key(tmp_path, first.key_id, clock=clock)
+    found = list_keys(tmp_path)
+    assert [(k.key_id, k.label, k.roles, k.revoked) for k in found] == [
+        (first.key_id, "one", ("a",), True),
+        (second.key_id, "", ("a", "b"), False),
+    ]
+
+
+def test_the_secret_is_kept_nowhere(tmp_path: Path) -> None:
+    key = create_key(tmp_path, roles=["a"], clock=FakeClock(), rng=SeededRng())
+    files = [path.read_bytes() for path in tmp_path.iterdir() if path.is_file()]
+    assert not any(key.secret[13:].encode() in data for data in files)
+    assert key.secret not in repr(key)
+
+
+@pytest.mark.parametrize(
+    ("roles", "label"),
+    [
+        ([], ""),
+        (["Analyst"], ""),
+        (["a b"], ""),
+        (["a"] * 17, ""),
+        (["a"], "x" * 101),
+        (["a"], "\n"),
+    ],
+)
+def test_malformed_requests_name_the_field(tmp_path: Path, roles: list[str], label: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        create_key(tmp_path, roles=roles, label=label, clock=FakeClock(), rng=SeededRng())
+    assert refused.value.param in {"roles", "label"}
+    assert not state(tmp_path).exists()
+
+
+def test_an_unknown_key_cannot_be_revoked(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="no API key has that id"):
+        revoke_key(tmp_path, "00000000", clock=FakeClock())
