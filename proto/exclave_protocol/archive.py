@@ -112,7 +112,9 @@ class Archive:
 
         Pieces before the damage are yielded first; a wrong CRC shows after the last one.
         """
-        info = self._entries[name]
+        info = self._entries.get(name)
+        if info is None:
+            raise EvidenceError(f"{name}: missing")
         total, crc = 0, 0
         for chunk in self._unpacked(info):
             total += len(chunk)

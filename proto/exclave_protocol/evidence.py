@@ -185,6 +185,8 @@ class _Verification:
                 key = self._key(log.vkey, log.key_file)
                 if key.name != log.origin or key.kind == COSIGNATURE:
                     raise EvidenceError(f"{log.key_file}: not the key of {log.origin}")
+                if key.public == keys.witness.public:
+                    raise EvidenceError(f"{log.key_file}: the log's key is the witness's own")
                 known = pinned.get(log.origin)
                 if known is not None and known != key:
                     raise EvidenceError(f"{log.key_file}: not the key that you pinned")
@@ -212,7 +214,7 @@ class _Verification:
 
     def _key(self, vkey: str, file: str) -> VerifyKey:
         if self.archive.read(file, layout.MAX_SMALL) != f"{vkey}\n".encode():
-            raise EvidenceError(f"{file}: not the key that the manifest names")
+            raise EvidenceError(f"{file}: not the key that manifest.json names")
         return VerifyKey.parse(vkey)
 
     def _whole(self, manifest: Manifest, tallies: list[layout.Tally]) -> None:

@@ -112,7 +112,7 @@ class LogEntry:
     @classmethod
     def from_json(cls, value: JsonValue, domain: str, tenant: str) -> LogEntry:
         """Read and cross-check one entry. Raises: EvidenceError."""
-        entry = fields(value, set(_SAMPLE.to_json()), "manifest: log")
+        entry = fields(value, set(_SAMPLE.to_json()), "log")
         agent = text(entry["agent"], "agent")
         log = cls(
             agent,
@@ -125,7 +125,7 @@ class LogEntry:
             integer(entry["end"], "end"),
         )
         if agent and NAME.fullmatch(agent) is None:
-            raise EvidenceError("manifest: agent is not a name")
+            raise EvidenceError("agent is not a name")
         expected = (
             log_origin(domain, tenant, agent, log.epoch)
             if agent
@@ -136,9 +136,9 @@ class LogEntry:
                 f"manifest: origin of {log.place} does not fit its domain, tenant, agent, epoch"
             )
         if entry["path"] != log.place or entry["kind"] != log.to_json()["kind"]:
-            raise EvidenceError(f"manifest: path or kind of {log.origin} do not fit its agent")
+            raise EvidenceError(f"path or kind of {log.origin} do not fit its agent")
         if not log.first <= log.end <= max(log.size, log.uploaded):
-            raise EvidenceError(f"manifest: first, end and size of {log.origin} do not fit")
+            raise EvidenceError(f"first, end and size of {log.origin} do not fit")
         return log
 
 
@@ -181,27 +181,31 @@ class Manifest:
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
         """Read a manifest. Raises: EvidenceError, whatever the bytes."""
-        names = {"schema", "tenant", "trust_domain", "created", "range", "witness_vkey", "logs"}
         try:
-            value = fields(decode(data, limit=MAX_JSON), names, "manifest")
-            created = parse_time(text(value["created"], "created"))
-        except (CanonicalError, LeafError) as error:
-            raise EvidenceError(f"manifest: {error}") from None
+            return cls._read(data)
+        except (CanonicalError, LeafError, EvidenceError) as error:
+            raise EvidenceError(f"{MANIFEST}: {error}") from None
+
+    @classmethod
+    def _read(cls, data: bytes) -> Manifest:
+        names = {"schema", "tenant", "trust_domain", "created", "range", "witness_vkey", "logs"}
+        value = fields(decode(data, limit=MAX_JSON), names, "manifest")
+        created = parse_time(text(value["created"], "created"))
         if value["schema"] != BUNDLE_SCHEMA:
-            raise EvidenceError(f"manifest: schema is not {BUNDLE_SCHEMA}; use a newer verifier?")
-        span = fields(value["range"], {"from", "to"}, "manifest: range")
+            raise EvidenceError(f"schema is not {BUNDLE_SCHEMA}; use a newer verifier?")
+        span = fields(value["range"], {"from", "to"}, "range")
         domain, tenant = (
             text(value["trust_domain"], "trust_domain"),
             text(value["tenant"], "tenant"),
         )
         if NAME.fullmatch(tenant) is None:
-            raise EvidenceError("manifest: tenant is not a name")
+            raise EvidenceError("tenant is not a name")
         logs = value["logs"]
         if type(logs) is not list:
-            raise EvidenceError("manifest: logs is not an array")
+            raise EvidenceError("logs is not an array")
         entries = tuple(LogEntry.from_json(log, domain, tenant) for log in logs)
         if len({entry.place for entry in entries}) != len(entries):
-            raise EvidenceError("manifest: one log stands there twice")
+            raise EvidenceError("one log stands there twice")
         return cls(
             tenant,
             domain,

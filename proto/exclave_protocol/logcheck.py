@@ -10,7 +10,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .errors import EvidenceError, LeafError, NoteError
 from .layout import MAX_SMALL, LogEntry, Manifest
 from .leaf import format_time
-from .note import VerifyKey, split_note
+from .note import VerifyKey, open_note, split_note
 from .report import Findings, Step, Verdict
 from .walk import Walk
 
@@ -84,10 +84,28 @@ class LogCheck:
                     self._others.add(Verdict.INVALID, f"{name}: {error}")
         for foreign in brought:
             try:
-                opened.append((foreign.source, open_checkpoint(foreign.note, self._key)))
+                checkpoint = open_checkpoint(foreign.note, self._key)
+                self._check_withheld(foreign, checkpoint)
+                opened.append((foreign.source, checkpoint))
             except NoteError as error:
                 self._others.add(Verdict.INVALID, f"{foreign.source}: {error}")
         return opened
+
+    def _check_withheld(self, foreign: Foreign, checkpoint: Checkpoint) -> None:
+        """What the witness had seen before the bundle was written must be in it."""
+        if checkpoint.size <= self._log.size:
+            return
+        try:
+            (cosigned,) = open_note(foreign.note, [self._witness]).verified
+        except NoteError:
+            return  # not cosigned: the coordinator need not have known of it
+        when = cosigned.timestamp or 0
+        if when <= self._manifest.created_ns // 10**9:
+            self._others.add(
+                Verdict.INCOMPLETE,
+                f"{foreign.source}: the witness saw size {checkpoint.size} at {_seconds(when)}, "
+                f"before this bundle of size {self._log.size} was written",
+            )
 
     def _check_signed(self, number: str) -> Step:
         found = Findings()
