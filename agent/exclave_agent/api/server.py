@@ -64,6 +64,7 @@ async def serving(
     """
     sockets: list[socket.socket] = []
     ours: Path | None = None
+    failure: Exception | None = None
     try:
         if host is not None:
             sockets.append(_bind_tcp(host, port))
@@ -93,10 +94,14 @@ async def serving(
             await server.ready(running)
             try:
                 yield Listening(bound[0], bound[1], unix)
+            except Exception as error:  # noqa: BLE001  # carried out of the group unwrapped
+                failure = error
             finally:
                 # Before the group sees an error and cancels: in-flight requests get their time.
                 server.should_exit = True
                 await asyncio.shield(running)
+        if failure is not None:
+            raise failure
     finally:
         for each in sockets:
             each.close()

@@ -117,6 +117,12 @@ async def test_a_taken_port_is_named() -> None:
                 pass
 
 
+async def test_an_error_of_the_agent_comes_out_as_it_is() -> None:
+    with pytest.raises(KeyError):
+        async with served():
+            raise KeyError
+
+
 async def test_signals_are_left_to_the_agent() -> None:
     before = signal.getsignal(signal.SIGTERM)
     async with served():
