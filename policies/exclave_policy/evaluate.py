@@ -88,8 +88,7 @@ class CompiledPolicy:
             return ()
         places: set[int] = set(by_role.get(ANY, ()))
         for role in request.roles:
-            if role != ANY:
-                places.update(by_role.get(role, ()))
+            places.update(by_role.get(role, ()))
         rules = (self._rules[place] for place in sorted(places))
         return (rule for rule in rules if not rule.models or _covers(rule, request.model))
 

@@ -150,7 +150,6 @@ class _Open:
 
     node: Sequence | Mapping
     key: Scalar | None = None
-    skip: bool = False
 
 
 class _Builder:
@@ -227,10 +226,8 @@ class _Builder:
             top.node.items.append(node)
         elif top.key is None:
             top.key = self._key(top.node, node)
-            top.skip = top.key.value in top.node.fields
         else:
-            if not top.skip:
-                top.node.fields[top.key.value] = (top.key, node)
+            top.node.fields[top.key.value] = (top.key, node)
             top.key = None
 
     def _key(self, mapping: Mapping, node: Node) -> Scalar:

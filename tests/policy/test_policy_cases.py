@@ -58,6 +58,12 @@ def test_rules_that_no_case_reaches_are_named() -> None:
     assert "no case reaches rule b" in str(report)
 
 
+def test_a_rule_is_reached_where_it_matches_though_another_one_decides() -> None:
+    policy = json.dumps(document(allow("first"), allow("second")))
+    cases = json.dumps([case(expect={"allowed": True, "rule": "first"})])
+    assert run_cases(pack_of(policy, cases=cases)).covered == ("first", "second")
+
+
 @pytest.mark.parametrize(
     ("expect", "text"),
     [

@@ -183,6 +183,7 @@ def test_bounds() -> None:
     long = "request.max_tokens" + " + 1" * (MAX_OPERATORS + 1) + " > 0"
     assert "operators in a row" in refusal(long)
     assert holds("0" + " + 1" * (MAX_OPERATORS - 1) + f" == {MAX_OPERATORS - 1}")
+    assert holds(" || ".join(["request.max_tokens == 1"] * MAX_OPERATORS * 3 + ["true"]))
     assert "operators in a row" in refusal("!" * 500 + "true")
     assert "operators in a row" in refusal("subject.roles" + "[0]" * 150 + " == ''")
     assert "operators in a row" in refusal("true ? true : " * 100 + "true")
