@@ -111,9 +111,24 @@ class LlamaEngine:
         if C.llama_n_ctx_seq(self._context) < self.context_tokens:
             raise LoadError(f"llama.cpp does not grant {self.context_tokens} tokens a sequence")
         self._memory = C.llama_get_memory(self._context)
+        self.moving_pays = self._moving_pays()
         self._batch = _Batch(self.step_tokens)
         self._logits = np.empty((0, 0), dtype=np.float32)
         self._logits_at = 0
+
+    def _moving_pays(self) -> bool:
+        """Slots that are not neighbours are decoded apart, and each part reads all weights.
+
+        A move copies a whole slot's cache (read and written): it pays when that is no more
+        than the weights. Caches that are not keys and values by position stay where they are.
+        """
+        model = self._model
+        if C.llama_model_is_recurrent(model) or C.llama_model_is_hybrid(model):
+            return False
+        heads = int(C.llama_model_n_head(model)) or 1
+        width = int(C.llama_model_n_embd(model)) // heads * int(C.llama_model_n_head_kv(model))
+        token = 2 * 2 * width * int(C.llama_model_n_layer(model))
+        return 2 * token * self.context_tokens <= int(C.llama_model_size(model))
 
     def _make_embedder(self, threads: int) -> None:
         options = C.llama_context_default_params()
@@ -273,6 +288,11 @@ class LlamaEngine:
 
     def forget(self, slot: int) -> None:
         """See `scheduler.Engine`."""
+        C.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def move(self, slot: int, to: int) -> None:
+        """See `scheduler.Engine`."""
+        C.llama_memory_seq_cp(self._memory, slot, to, -1, -1)
         C.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
     def is_end(self, token: int) -> bool:

@@ -115,6 +115,13 @@ class Engine(Protocol):
         """Free what the slot holds."""
         ...
 
+    def move(self, slot: int, to: int) -> None:
+        """Give what `slot` holds to the free slot `to`."""
+        ...
+
+    moving_pays: bool
+    """Whether a move costs less than the few steps that a gap between slots slows down."""
+
     def is_end(self, token: int) -> bool:
         """Whether the model means "end of answer" by it."""
         ...
@@ -131,6 +138,10 @@ class Engine(Protocol):
     embed_tokens: int
     """Most texts and tokens of one `embed`."""
 
+
+GAP_STEPS = 3
+"""Steps that a gap between slots may last before it is closed: a caller who sends the next
+request at once fills it sooner, for nothing."""
 
 NO_TOKEN = -1
 """What `Engine.decode` gives for a sequence whose constraint allows no token at all."""
@@ -170,6 +181,7 @@ class Scheduler:
         self._slots: list[Running | None] = [None] * engine.slots
         self._order: list[Running] = []
         """The sequences that hold slots, oldest first."""
+        self._gap_age = 0
         self._typical = 1.0
         """Seconds that a request holds its slot, smoothed: for `retry_after`."""
         self.steps = 0
@@ -179,7 +191,8 @@ class Scheduler:
     def submit(self, sequence: Running) -> None:
         """Queue a sequence. Raises: Refused("overloaded") when the queue is full."""
         with self._changed:
-            free = len(self._slots) - len(self._order)
+            # What is cancelled frees its slot within a step: it holds nobody back.
+            free = len(self._slots) - len(self._order) + len(self._cancelled)
             if len(self._waiting) >= self._max_queue + free:
                 turns = 1 + len(self._waiting) // len(self._slots)
                 raise Refused(
@@ -205,6 +218,10 @@ class Scheduler:
     def cancel(self, request: int) -> None:
         """Forget a request within one step; its slot goes to the next in line."""
         with self._changed:
+            for waiting in [one for one in self._waiting if one.id == request]:
+                self._waiting.remove(waiting)
+                waiting.sampler.close()
+                return
             self._cancelled.add(request)
             self._changed.notify()
 
@@ -251,13 +268,23 @@ class Scheduler:
         self._order.append(sequence)
         sequence.admitted = self._monotonic()
 
+    def _close_gap(self) -> None:
+        """Move the sequence in the highest slot into a gap that nobody has filled for a while."""
+        free = self._slots.index(None) if None in self._slots else len(self._slots)
+        highest = max(self._order, key=lambda one: one.slot)
+        if free > highest.slot:
+            self._gap_age = 0
+            return
+        self._gap_age += 1
+        if self._gap_age > GAP_STEPS:
+            self._engine.move(highest.slot, free)
+            self._slots[highest.slot], self._slots[free] = None, highest
+            highest.slot = free
+
     def _forget_cancelled(self) -> None:
         gone, self._cancelled = self._cancelled, set()
         for sequence in [one for one in self._order if one.id in gone]:
             self._release(sequence)
-        for waiting in [one for one in self._waiting if one.id in gone]:
-            self._waiting.remove(waiting)
-            waiting.sampler.close()
         for job in [one for one in self._embeds if one.id in gone]:
             self._embeds.remove(job)
 
@@ -287,6 +314,8 @@ class Scheduler:
         return plan
 
     def _step(self) -> None:
+        if self._engine.moving_pays:
+            self._close_gap()
         plan = self._plan()
         tokens = iter(self._engine.decode(plan))
         self.steps += 1
