@@ -22,8 +22,8 @@ class Log:
         self._clock = clock
         self._rng = rng
         self._grown = asyncio.Event()
-        self.size = 0
-        """Leaves known to be durable; right from the first append on (BOOT, at the latest)."""
+        self.size = store.opened_size
+        """Leaves known to be durable."""
 
     @property
     def store(self) -> LeafStore:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from exclave_agent.audit.store import LogReader
 from exclave_agent.errors import StorageError
 from exclave_agent.ports import LeafDraft
 from exclave_agent.storage.home import read_log
+from exclave_protocol.canonical import JsonValue
 from exclave_protocol.disclosure import parse
 from exclave_protocol.leaf import decode_leaf
 from exclave_testing.homes import Home, execute, intent, result, state, vault
@@ -16,8 +20,12 @@ from exclave_testing.homes import Home, execute, intent, result, state, vault
 SECRET = "Patient Erika Mustermann, 1964"
 
 
+def values_of(seq: int) -> Callable[[LogReader], list[str]]:
+    return lambda reader: reader.private(seq)
+
+
 async def test_values_come_back_as_they_were(tmp_path: Path) -> None:
-    value = [{"role": "user", "content": SECRET}, 7, None, True]
+    value: list[JsonValue] = [{"role": "user", "content": SECRET}, 7, None, True]
     async with Home(tmp_path) as home:
         place = await home.log.append(
             LeafDraft("INTENT", {"decision": "d"}, {"prompt": value, "context": []}, "erika")
@@ -42,14 +50,12 @@ async def test_no_file_of_the_home_holds_a_value_or_a_subject_in_clear(tmp_path:
 
 
 async def test_many_values_and_many_subjects_of_one_batch(tmp_path: Path) -> None:
-    import asyncio
-
     async with Home(tmp_path) as home:
         places = await asyncio.gather(
             *(home.log.append(intent(f"d{n}", f"v{n}", subject=f"s{n % 7}")) for n in range(200))
         )
         for n, place in enumerate(places):
-            (encoded,) = await home.database.read(lambda r, seq=place.seq: r.private(seq))
+            (encoded,) = await home.database.read(values_of(place.seq))
             assert parse(encoded).value == f"v{n}"
     assert execute(vault(tmp_path), "SELECT count(*) FROM subject") == [(7,)]
     async with Home(tmp_path) as home:  # the same keys serve after a restart
