@@ -16,7 +16,7 @@ from exclave_protocol import archive, layout
 from exclave_protocol.archive import Archive
 from exclave_protocol.errors import EvidenceError
 from exclave_protocol.evidence import Verdict, verify_bundle
-from exclave_testing.bundles import honest, unzip, witness_key
+from exclave_testing.bundles import honest, rezip, unzip, witness_key
 
 KNOWN = layout.KNOWN_FILE.fullmatch
 
@@ -218,3 +218,43 @@ def test_any_bytes_yield_a_report(bundle: Path, tmp_path: Path, data: st.DataObj
     report = verify_bundle(target)
     if report.verdict is Verdict.WITNESSED:
         assert unzip(target) == unzip(bundle)
+
+
+SIGNED = [
+    # manifest.json states the question (range, time of writing) and registration.json the
+    # coordinator's file on the agent: their freely chosen parts are under no signature.
+    "completeness.json",
+    "VERIFY.md",
+    "keys/edge-1.e1.vkey",
+    "keys/witness.vkey",
+    *(
+        f"{place}/{name}"
+        for place in ("logs/edge-1/e1", "logs/edge-2/e2", "operators/e1")
+        for name in ("checkpoint", "hashes", "records/000000000000.jsonl")
+    ),
+]
+
+
+@given(data=st.data())
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_a_forger_who_sums_anew_is_found_wherever_he_writes(
+    bundle: Path, tmp_path: Path, data: st.DataObject
+) -> None:
+    name = data.draw(st.sampled_from(SIGNED))
+    files = unzip(bundle)
+    content = bytearray(files[name])
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place : place + data.draw(st.integers(0, 40))] = data.draw(st.binary(max_size=40))
+    if bytes(content) == files[name]:
+        return
+    files[name] = bytes(content)
+    path = rezip(files, tmp_path / "forged.zip")
+    report = verify_bundle(path, witness_vkey=witness_key().vkey)
+    assert report.verdict in (Verdict.INVALID, Verdict.UNANCHORED, Verdict.INCOMPLETE)
+    if name.endswith("checkpoint") and report.verdict is not Verdict.INVALID:
+        # The witness's line may have been turned into one by a key nobody knows.
+        assert report.verdict is Verdict.UNANCHORED
