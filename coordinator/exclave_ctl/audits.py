@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from exclave_ctl import files
 from exclave_ctl.client import Client
 from exclave_ctl.errors import CtlError
+from exclave_protocol.leaf import Leaf, decode_leaf
+from exclave_protocol.tree import leaf_hash
 
 PAGE = 1000
 
@@ -48,6 +50,21 @@ def save(chunks: Iterable[bytes], path: Path, moved: Callable[[int], None]) -> P
         part.unlink(missing_ok=True)
     files.sync_folder(path.parent)
     return Pulled(path, digest.hexdigest(), length)
+
+
+def check_chain(leaves: Sequence[bytes]) -> list[Leaf]:
+    """The decoded leaves, if each follows the one before by number and by hash.
+
+    Raises: CtlError (a gap, or a leaf that was changed), LeafError.
+    """
+    decoded = [decode_leaf(leaf) for leaf in leaves]
+    for before, leaf, after in zip(decoded, leaves, decoded[1:], strict=False):
+        if after.seq != before.seq + 1 or after.prev != leaf_hash(leaf):
+            raise CtlError(
+                f"the operators' log is broken between records {before.seq} and {after.seq}",
+                "a record was changed or removed: keep this output, and compare with older ones",
+            )
+    return decoded
 
 
 def operator_log(client: Client, first: int, limit: int) -> Iterator[bytes]:

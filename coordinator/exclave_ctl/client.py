@@ -211,6 +211,9 @@ def _chunks(
 def connect(profile: Profile) -> Iterator[Client]:
     """A channel for the length of one command. Raises: CtlError."""
     require_tls13()
+    # gRPC's C core writes handshake failures to stderr: we say them better.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    profile.check()
     import grpc
 
     from exclave_protocol.pb.admin_pb2_grpc import AdminStub

@@ -128,8 +128,7 @@ def load_signer(key: str, public: Path | None, passphrase: Callable[[], bytes]) 
             return Signer.from_priv_key_uri(key, load_public(public))
         except CtlError:
             raise
-        # Signers wrap clouds and hardware and promise no error types (their docs say so).
-        except Exception as error:
+        except Exception as error:  # signers wrap clouds and hardware: any error type may come
             raise CtlError(f"the signer {scheme}: failed to open the key: {error}") from error
     return _from_file(Path(key), passphrase)
 

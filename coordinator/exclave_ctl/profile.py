@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from exclave_ctl import files
@@ -58,6 +59,36 @@ class Profile:
     def ca(self) -> bytes:
         """The coordinator's CA certificates, PEM. Raises: CtlError."""
         return files.read(self.folder / "ca.pem", MAX_PEM, "CA bundle")
+
+    def check(self) -> None:
+        """Find here what the coordinator would only answer by hanging up.
+
+        Raises: CtlError (certificate unreadable, expired, or not of this profile's CA).
+        """
+        from cryptography import x509
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            certificate = x509.load_pem_x509_certificate(self.certificate())
+            authorities = x509.load_pem_x509_certificates(self.ca())
+        except ValueError as error:
+            raise CtlError(f"profile {self.folder}: a certificate cannot be read") from error
+        expires = certificate.not_valid_after_utc
+        if expires <= datetime.now(UTC):
+            raise CtlError(
+                f"this profile's certificate expired on {expires:%Y-%m-%d %H:%M} UTC",
+                f"ask an admin: exclave operator issue {self.name} --role {self.role} -o DIR",
+            )
+        for authority in authorities:
+            try:
+                certificate.verify_directly_issued_by(authority)
+            except (ValueError, TypeError, InvalidSignature):
+                continue
+            return
+        raise CtlError(
+            f"profile {self.folder}: cert.pem was not issued by a CA in ca.pem",
+            "use the files of one profile together, as they were written",
+        )
 
 
 def write(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,8 +37,8 @@ class Outcome:
     """False: everything had been published before."""
 
 
-Progress = Callable[[Upload, int], None]
-"""Told of each chunk: which file, how many bytes."""
+Progress = Callable[[Sequence[Upload]], AbstractContextManager[Callable[[str, int], None]]]
+"""Entered with all that will be sent; then told of each chunk: which target, how many bytes."""
 
 
 def publish(client: Client, workspace: Workspace, progress: Progress) -> Outcome:
@@ -56,9 +57,10 @@ def publish(client: Client, workspace: Workspace, progress: Progress) -> Outcome
     _refuse_stale(workspace)
     require_complete(drafts.states(), workspace.folder)
     uploads = plan_uploads(client, workspace)
-    for upload in uploads:
-        told = partial(progress, upload)
-        client.upload(workspace.tenant, upload.sha256, upload.path, told)
+    with progress(uploads) as moved:
+        for upload in uploads:
+            told = partial(moved, upload.target)
+            client.upload(workspace.tenant, upload.sha256, upload.path, told)
     roots = [data] if (data := drafts.read("root.json")) is not None else []
     done = client.publish(workspace.tenant, roots, drafts.read("targets.json") or b"")
     # Read back what agents will read: only that counts as published.

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from exclave_protocol.identity import ROLES
+from exclave_protocol.leaf import Leaf, LeafType, encode_leaf
+from exclave_protocol.tree import leaf_hash
 from exclave_testing.ctl import Ctl
 from exclave_testing.fake_admin import Authority, FakeCoordinator
 
@@ -81,6 +83,35 @@ def test_tls_1_2_is_refused(ctl: Ctl, coordinator: FakeCoordinator) -> None:
                     assert works
             except (ssl.SSLError, ConnectionError):
                 assert not works
+
+
+def test_an_expired_or_mixed_profile_is_explained(
+    ctl: Ctl, coordinator: FakeCoordinator, tmp_path: Path
+) -> None:
+    old = Ctl(coordinator.profile("old", expired=True), tmp_path)
+    assert "this profile's certificate expired on" in old("tenant", "list", code=1).stderr
+    mixed = Ctl(coordinator.profile("mixed", ca=Authority("other")), tmp_path)
+    (mixed.profile / "ca.pem").write_bytes(coordinator.ca.pem)
+    assert "not issued by a CA in ca.pem" in mixed("tenant", "list", code=1).stderr
+
+
+def test_a_failed_handshake_is_one_line_of_error(
+    coordinator: FakeCoordinator, tmp_path: Path
+) -> None:
+    profile = coordinator.profile("stranger", ca=Authority("other"))
+    program = [sys.executable, "-c", "from exclave_ctl.cli import main; main()"]
+    done = subprocess.run(
+        [*program, "--profile", str(profile), "tenant", "list"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert [line.partition(":")[0] for line in done.stderr.strip().splitlines()] == [
+        "error",
+        "hint",
+    ]
 
 
 def test_a_missing_or_damaged_profile_is_explained(ctl: Ctl, tmp_path: Path) -> None:
@@ -234,33 +265,44 @@ def test_times_in_the_wrong_order_are_refused(ctl: Ctl, tmp_path: Path) -> None:
     assert "--from must lie before --to" in refused.stderr
 
 
-def test_the_operators_log_is_read_page_by_page(ctl: Ctl, coordinator: FakeCoordinator) -> None:
-    from exclave_protocol.leaf import Leaf, LeafType, encode_leaf
-
-    coordinator.admin.leaves = [
-        encode_leaf(
-            Leaf(
-                log="example.test/_operators/coordinator/e1",
-                epoch=1,
-                seq=seq,
-                prev=bytes(32),
-                type=LeafType.HEARTBEAT,
-                time_ns=1_700_000_000_000_000_000,
-                body={"action": f"step {seq}"},
-                sd=(),
-            )
+def operator_leaves(count: int) -> list[bytes]:
+    """A chained log."""
+    leaves: list[bytes] = []
+    for seq in range(count):
+        leaf = Leaf(
+            log="example.test/_operators/coordinator/e1",
+            epoch=1,
+            seq=seq,
+            prev=leaf_hash(leaves[-1]) if leaves else bytes(32),
+            type=LeafType.HEARTBEAT,
+            time_ns=1_700_000_000_000_000_000,
+            body={"action": f"step {seq}"},
+            sd=(),
         )
-        for seq in range(5)
-    ]
+        leaves.append(encode_leaf(leaf))
+    return leaves
+
+
+def test_the_operators_log_is_read_page_by_page(ctl: Ctl, coordinator: FakeCoordinator) -> None:
+    coordinator.admin.leaves = operator_leaves(5)
     assert [leaf["seq"] for leaf in ctl.json("audit", "log")] == ["0", "1", "2", "3", "4"]
-    assert [leaf["seq"] for leaf in ctl.json("audit", "log", "--from-seq", 1, "--limit", 3)] == [
-        "1",
-        "2",
-        "3",
-    ]
+    some = ctl.json("audit", "log", "--from-seq", 1, "--limit", 3)
+    assert [leaf["seq"] for leaf in some] == ["1", "2", "3"]
     shown = ctl("audit", "log").stdout
     assert "action=step 4" in shown
     assert "2023-11-14T22:13:20Z" in shown
+
+
+def test_a_changed_or_missing_operator_record_is_noticed(
+    ctl: Ctl, coordinator: FakeCoordinator
+) -> None:
+    good = operator_leaves(5)
+    for broken in (
+        good[:2] + good[3:],
+        [good[0], good[1].replace(b"step 1", b"step X"), *good[2:]],
+    ):
+        coordinator.admin.leaves = broken
+        assert "broken between records 1 and" in ctl("audit", "log", code=1).stderr
 
 
 # --- policies ------------------------------------------------------------------------------

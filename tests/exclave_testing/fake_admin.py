@@ -58,26 +58,38 @@ class Authority:
         return self.certificate.public_bytes(Encoding.DER)
 
     def issue(
-        self, public: ec.EllipticCurvePublicKey, names: list[x509.GeneralName]
+        self,
+        public: ec.EllipticCurvePublicKey,
+        names: list[x509.GeneralName],
+        *,
+        expired: bool = False,
     ) -> x509.Certificate:
-        """A leaf certificate, good for a day."""
+        """A leaf certificate, good for a day, or until a minute ago."""
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "leaf")])
         return (
-            self._builder(subject, self.certificate.subject, public)
+            self._builder(subject, self.certificate.subject, public, expired=expired)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .sign(self.key, SHA256())
         )
 
-    def operator(self, public: ec.EllipticCurvePublicKey, name: str, role: str) -> x509.Certificate:
+    def operator(
+        self, public: ec.EllipticCurvePublicKey, name: str, role: str, *, expired: bool = False
+    ) -> x509.Certificate:
         """An operator's certificate."""
         uris = (str(SpiffeId.operator(DOMAIN, name)), role_uri(DOMAIN, role))
-        return self.issue(public, [x509.UniformResourceIdentifier(uri) for uri in uris])
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
+        return self.issue(public, names, expired=expired)
 
     @staticmethod
     def _builder(
-        subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey
+        subject: x509.Name,
+        issuer: x509.Name,
+        public: ec.EllipticCurvePublicKey,
+        *,
+        expired: bool = False,
     ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
+        end = now - timedelta(minutes=1) if expired else now + timedelta(days=1)
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -85,7 +97,7 @@ class Authority:
             .public_key(public)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(minutes=5))
-            .not_valid_after(now + timedelta(days=1))
+            .not_valid_after(end)
         )
 
 
@@ -342,9 +354,7 @@ class FakeAdmin(AdminServicer):
         self.agents[tenant, name] = agent
         return agent
 
-    def _set_state(
-        self, request: pb.AgentRequest, context: Any, state: pb.Agent.State
-    ) -> pb.Agent:
+    def _set_state(self, request: pb.AgentRequest, context: Any, state: pb.Agent.State) -> pb.Agent:
         self._caller(context, "admin")
         agent = self.agents.get((request.tenant, request.agent))
         if agent is None:
@@ -404,12 +414,19 @@ class FakeCoordinator:
         )
         self._server.start()
 
-    def profile(self, name: str = "root", role: str = "admin", ca: Authority | None = None) -> Path:
+    def profile(
+        self,
+        name: str = "root",
+        role: str = "admin",
+        *,
+        ca: Authority | None = None,
+        expired: bool = False,
+    ) -> Path:
         """A profile folder as `exclave-coordinator init` writes it."""
         folder = self._folder / f"profile-{name}"
         folder.mkdir()
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = (ca or self.ca).operator(key.public_key(), name, role)
+        certificate = (ca or self.ca).operator(key.public_key(), name, role, expired=expired)
         (folder / "key.pem").write_bytes(key_pem(key))
         (folder / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
         (folder / "ca.pem").write_bytes((ca or self.ca).pem)

@@ -62,15 +62,14 @@ def pull(
 def log(session: Session, from_seq: int, limit: int, as_json: bool) -> None:
     """Show what operators did, from the coordinator's own chained log."""
     from exclave_ctl import audits
-    from exclave_protocol.leaf import decode_leaf
 
     with session.connect() as client:
         raw = list(audits.operator_log(client, from_seq, limit))
+    leaves = audits.check_chain(raw)
     if as_json:
         # A leaf is JSON as it stands; its exact bytes are what the log commits to.
         output.emit([json.loads(leaf) for leaf in raw])
         return
-    leaves = [decode_leaf(leaf) for leaf in raw]
     output.table(
         ("SEQ", "TIME", "TYPE", "WHAT"),
         [

@@ -189,9 +189,11 @@ def publish(session: Session, workspace: Path, as_json: bool) -> None:
     from exclave_ctl.workspace import Workspace
 
     opened = Workspace.load(workspace)
-    with session.connect() as client, output.transfer(None, "uploading") as moved:
+    with session.connect() as client:
         outcome = publishing.publish(
-            client, opened, lambda upload, size: moved(upload.target, size)
+            client,
+            opened,
+            lambda uploads: output.transfer(sum(u.length for u in uploads), "uploading"),
         )
     if as_json:
         output.emit(
