@@ -1,0 +1,63 @@
+"""Audit: leaves come up, cosignatures go down (audit.proto)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from exclave_coordinator.api.auth import calling_agent
+from exclave_coordinator.api.convert import number
+from exclave_coordinator.audit.receive import Receiver
+from exclave_coordinator.audit.witness import Witness
+from exclave_coordinator.errors import Exists
+from exclave_coordinator.telemetry.metrics import Metrics
+from exclave_protocol.pb import audit_pb2 as pb
+from exclave_protocol.pb.audit_pb2_grpc import AuditServicer
+
+
+class AuditService(AuditServicer):
+    """An agent's log is named after the agent in its certificate."""
+
+    def __init__(self, receiver: Receiver, witness: Witness, metrics: Metrics) -> None:
+        self._receiver = receiver
+        self._witness = witness
+        self._metrics = metrics
+
+    async def Head(self, request: pb.HeadRequest, _context: Any) -> pb.HeadResponse:
+        """See audit.proto."""
+        key = calling_agent().member.key
+        log = await self._receiver.head(key, number(request.epoch, "epoch"))
+        if log is None:
+            return pb.HeadResponse()
+        return pb.HeadResponse(
+            size=log.size,
+            witnessed_size=log.witnessed_size,
+            checkpoint=self._witness.cosigned(log),
+        )
+
+    async def Append(self, request: pb.AppendRequest, _context: Any) -> pb.AppendResponse:
+        """See audit.proto."""
+        member = calling_agent().member
+        try:
+            size = await self._receiver.append(
+                member.key,
+                member.audit_key,
+                number(request.epoch, "epoch"),
+                number(request.first_seq, "first_seq"),
+                request.leaves,
+            )
+        except Exists:
+            self._metrics.contradictions.labels("leaf").inc()
+            raise
+        self._metrics.leaves.inc(len(request.leaves))
+        return pb.AppendResponse(size=size)
+
+    async def Witness(self, request: pb.WitnessRequest, _context: Any) -> pb.WitnessResponse:
+        """See audit.proto."""
+        line = await self._witness.witness(
+            calling_agent().member.key,
+            number(request.epoch, "epoch"),
+            number(request.old_size, "old_size"),
+            request.consistency_proof,
+            request.checkpoint,
+        )
+        return pb.WitnessResponse(cosignature=line)

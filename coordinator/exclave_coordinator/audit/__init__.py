@@ -1,0 +1,1 @@
+"""The agents' records and the operators' own: received, witnessed, exported."""

@@ -1,0 +1,116 @@
+"""One tenant's audit bundle: what is stored, as it is; to judge is the verifier's part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from exclave_coordinator.audit.oplog import EPOCH, OperatorLog
+from exclave_coordinator.audit.witness import Witness
+from exclave_coordinator.errors import Invalid, NotFound
+from exclave_coordinator.ports import AgentKey, Clock, Log, StoredLeaf, Tx
+from exclave_protocol.bundle import BundleSpec, LogSpec, Written, write_bundle
+from exclave_protocol.checkpoint import log_origin
+from exclave_protocol.layout import wanted
+from exclave_protocol.note import VerifyKey
+
+_FOREVER = 2**63 - 1
+_LATEST = 9_000_000_000
+"""Seconds whose nanoseconds still fit 64 bits."""
+_MAX_SEEN = 9_999
+
+
+class Exporter:
+    """Writes bundles from one consistent snapshot of the database."""
+
+    def __init__(
+        self, witness: Witness, operators: OperatorLog, trust_domain: str, *, clock: Clock
+    ) -> None:
+        self._witness = witness
+        self._operators = operators
+        self._domain = trust_domain
+        self._clock = clock
+
+    def write(self, tx: Tx, out: BinaryIO, tenant: str, begin: int, end: int) -> Written:
+        """Write the bundle of [begin, end), seconds since the epoch; 0: open. Blocks.
+
+        Raises: NotFound (tenant), Invalid (times).
+        """
+        if not 0 <= begin <= _LATEST or not 0 <= end <= _LATEST or (end and end <= begin):
+            raise Invalid("from, to: must be seconds since the epoch, from before to")
+        if tx.tenants.get(tenant) is None:
+            raise NotFound("no tenant of this name")
+        return write_bundle(
+            out,
+            BundleSpec(
+                tenant=tenant,
+                trust_domain=self._domain,
+                created_ns=self._clock.now_ns(),
+                time_from=begin,
+                time_to=end,
+                witness_vkey=self._witness.vkey,
+                logs=self._logs(tx, tenant, begin, end),
+            ),
+        )
+
+    def _logs(self, tx: Tx, tenant: str, begin: int, end: int) -> Iterator[LogSpec]:
+        span = (begin * 10**9, end * 10**9 if end else _FOREVER)
+        for log in tx.logs.of_tenant(tenant):
+            yield self._agent_log(tx, log, span)
+        state = tx.operators.state()
+        first, stop = tx.operators.span(state.size, *span)
+        yield LogSpec(
+            agent="",
+            epoch=EPOCH,
+            origin=self._operators.origin,
+            vkey=self._operators.vkey,
+            checkpoint=self._operators.checkpoint(state),
+            hashes=tx.operators.hashes(0, state.size),
+            first=first,
+            end=stop,
+            uploaded=state.size,
+            records=(
+                item
+                for part in wanted(first, stop, state.size)
+                for item in _records(tx.operators.leaves(part.start, part.stop))
+            ),
+        )
+
+    def _agent_log(self, tx: Tx, log: Log, span: tuple[int, int]) -> LogSpec:
+        size = log.witnessed_size
+        first, stop = tx.logs.span(log.id, size, *span)
+        origin = log_origin(self._domain, log.key.tenant, log.key.name, log.epoch)
+        agent = tx.agents.get(log.key)
+        return LogSpec(
+            agent=log.key.name,
+            epoch=log.epoch,
+            origin=origin,
+            vkey=VerifyKey(origin, log.audit_key).vkey,
+            checkpoint=self._witness.cosigned(log),
+            hashes=tx.logs.hashes(log.id, 0, size),
+            first=first,
+            end=stop,
+            uploaded=log.size,
+            records=(
+                item
+                for part in wanted(first, stop, size)
+                for item in _records(tx.logs.leaves(log.id, part.start, part.stop))
+            ),
+            seen=_seen(tx, log.key, log.epoch),
+            registration={
+                "tenant": log.key.tenant,
+                "agent": log.key.name,
+                "state": agent.state if agent is not None else "unknown",
+                "enrolled": str(agent.created if agent is not None else 0),
+            },
+        )
+
+
+def _records(leaves: Iterator[StoredLeaf]) -> Iterator[tuple[int, bytes]]:
+    return ((leaf.seq, leaf.data) for leaf in leaves)
+
+
+def _seen(tx: Tx, key: AgentKey, epoch: int) -> list[bytes]:
+    """Checkpoints of this log that contradicted what is stored."""
+    notes = [e.data for e in tx.logs.evidence(key) if e.epoch == epoch and e.kind != "leaf"]
+    return notes[:_MAX_SEEN]

@@ -1,0 +1,152 @@
+"""The coordinator's settings: one frozen value, read from coordinator.toml."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from exclave_coordinator.errors import SetupError
+from exclave_protocol.errors import IdentityFormatError
+from exclave_protocol.identity import check_trust_domain
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting, its default and its meaning. The texts are also the file's comments."""
+
+    trust_domain: str = field(
+        default="example.org",
+        metadata={"doc": "SPIFFE trust domain. Part of every name: fixed once agents exist."},
+    )
+    listen: str = field(
+        default="127.0.0.1:7443",
+        metadata={"doc": "host:port of the mTLS port (agents and operators). Port 0: any."},
+    )
+    enroll_listen: str = field(
+        default="127.0.0.1:7444",
+        metadata={"doc": "host:port where machines without a certificate join or recover."},
+    )
+    metrics_listen: str = field(
+        default="127.0.0.1:7445",
+        metadata={"doc": "host:port of Prometheus metrics, plain HTTP: keep it on loopback."},
+    )
+    hostname: str = field(
+        default="",
+        metadata={"doc": "Name or address that agents dial. Empty: the host of `listen`."},
+    )
+    agent_certificate_seconds: int = field(
+        default=86_400, metadata={"doc": "How long an agent's certificate holds."}
+    )
+    server_certificate_seconds: int = field(
+        default=604_800,
+        metadata={"doc": "How long the server's certificate holds; replaced at half its life."},
+    )
+    operator_certificate_seconds: int = field(
+        default=2_592_000, metadata={"doc": "Default life of an operator's certificate."}
+    )
+    assignment_seconds: int = field(
+        default=604_800,
+        metadata={"doc": "How long an agent may take to act on a signed assignment."},
+    )
+    max_sessions: int = field(
+        default=10_000, metadata={"doc": "Most agents connected at once (about 75 KB each)."}
+    )
+    counts_interval_seconds: int = field(
+        default=10, metadata={"doc": "Least time between two counts of one agent."}
+    )
+    drain_seconds: int = field(
+        default=5, metadata={"doc": "How long a stopping coordinator waits for its sessions."}
+    )
+    log_level: str = field(
+        default="info", metadata={"doc": "debug, info, warning or error; to standard error."}
+    )
+
+    @property
+    def dial_host(self) -> str:
+        """The host that agents are told to dial."""
+        return self.hostname or split_endpoint(self.listen)[0]
+
+    @property
+    def server_names(self) -> tuple[str, ...]:
+        """Names and addresses in the server's certificate."""
+        hosts = {self.dial_host, split_endpoint(self.listen)[0], "localhost", "127.0.0.1"}
+        hosts.add(split_endpoint(self.enroll_listen)[0])
+        return tuple(sorted(hosts - {"0.0.0.0", "::"}))  # noqa: S104 (never dialled)
+
+
+def load(path: Path) -> Settings:
+    """Read coordinator.toml. Raises: SetupError naming the key and what it must be."""
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise SetupError(
+            f"{path.name} is missing: run `exclave-coordinator init` first", code="no_home"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SetupError(f"{path.name} is not readable TOML: {error}") from error
+    return check(values, path.name)
+
+
+def check(values: dict[str, Any], where: str) -> Settings:
+    """Settings from parsed TOML. Raises: SetupError."""
+    known = {item.name: item for item in fields(Settings)}
+    for key, value in values.items():
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f": did you mean {close[0]}?" if close else ""
+            raise SetupError(f"{where}: unknown setting {key[:64]!r}{hint}")
+        wanted = type(known[key].default)
+        if type(value) is not wanted:
+            raise SetupError(f"{where}: {key} must be {_ARTICLES[wanted]}")
+    return validated(replace(Settings(), **values))
+
+
+def validated(settings: Settings) -> Settings:
+    """The settings, if they make sense together. Raises: SetupError."""
+    try:
+        check_trust_domain(settings.trust_domain)
+    except IdentityFormatError as error:
+        raise SetupError(f"trust_domain: {error.message}") from error
+    for name in ("listen", "enroll_listen", "metrics_listen"):
+        split_endpoint(getattr(settings, name), name)
+    for item in fields(Settings):
+        value = getattr(settings, item.name)
+        if isinstance(value, int) and not 1 <= value <= 315_360_000:
+            raise SetupError(f"{item.name}: must be between 1 and 315360000")
+    if settings.log_level not in ("debug", "info", "warning", "error"):
+        raise SetupError("log_level: must be debug, info, warning or error")
+    if settings.dial_host in ("0.0.0.0", "::"):  # noqa: S104 (refused here)
+        raise SetupError(
+            "hostname: must be set when `listen` names every address, as agents cannot dial that"
+        )
+    return settings
+
+
+def split_endpoint(value: str, name: str = "endpoint") -> tuple[str, int]:
+    """(host, port) of host:port; IPv6 in brackets. Raises: SetupError."""
+    host, colon, port = value.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise SetupError(f"{name}: must be host:port with a port from 0 to 65535")
+    return host, int(port)
+
+
+def join_endpoint(host: str, port: int) -> str:
+    """host:port, IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def render(settings: Settings) -> str:
+    """coordinator.toml with every setting and its meaning."""
+    lines = ["# Settings of the Exclave coordinator; restart `serve` after a change.", ""]
+    for item in fields(Settings):
+        value = getattr(settings, item.name)
+        shown = str(value) if isinstance(value, int) else f'"{value}"'
+        lines += [f"# {item.metadata['doc']}", f"{item.name} = {shown}", ""]
+    return "\n".join(lines)
+
+
+_ARTICLES: dict[type, str] = {str: "a string", int: "an integer"}

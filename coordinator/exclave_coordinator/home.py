@@ -1,0 +1,180 @@
+"""The coordinator's home: where its files are, and how a new one is made."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from exclave_coordinator import config
+from exclave_coordinator.config import Settings
+from exclave_coordinator.errors import SetupError
+from exclave_coordinator.fleet.certificates import (
+    Authority,
+    load_authority,
+    new_request,
+    parse_request,
+    private_pem,
+    to_pem,
+)
+from exclave_coordinator.ports import Clock, Rng
+from exclave_coordinator.storage import files
+
+DEFAULT_HOME = "/var/lib/exclave-coordinator"
+FIRST_OPERATOR = "admin"
+FIRST_OPERATOR_SECONDS = 365 * 86_400
+ONLINE_KEYS = ("director", "witness", "operators")
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Paths of one coordinator."""
+
+    path: Path
+
+    @property
+    def settings_file(self) -> Path:
+        """coordinator.toml"""
+        return self.path / "coordinator.toml"
+
+    @property
+    def database(self) -> Path:
+        """coordinator.db"""
+        return self.path / "coordinator.db"
+
+    @property
+    def artifacts(self) -> Path:
+        """Uploaded targets."""
+        return self.path / "artifacts"
+
+    @property
+    def keys(self) -> Path:
+        """Online keys."""
+        return self.path / "keys"
+
+    @property
+    def ca_key(self) -> Path:
+        """The authority's private key."""
+        return self.path / "ca" / "ca.key"
+
+    @property
+    def ca_certificate(self) -> Path:
+        """The authority's certificate, PEM."""
+        return self.path / "ca" / "ca.pem"
+
+    @property
+    def operators(self) -> Path:
+        """Profiles of operators on this machine."""
+        return self.path / "operators"
+
+    @property
+    def run(self) -> Path:
+        """Files of the running process: lock, endpoints.json, spool."""
+        return self.path / "run"
+
+    def key(self, name: str) -> Path:
+        """One of ONLINE_KEYS."""
+        return self.keys / f"{name}.key"
+
+    def authority(self, settings: Settings, clock: Clock, rng: Rng) -> Authority:
+        """The CA from its files. Raises: SetupError."""
+        key = files.read_private(self.ca_key)
+        try:
+            certificate = self.ca_certificate.read_bytes()
+            return load_authority(key, certificate, settings.trust_domain, clock, rng)
+        except FileNotFoundError as error:
+            raise SetupError("ca/ca.pem is missing: restore it from a backup") from error
+        except ValueError as error:
+            raise SetupError(f"ca: {error}: restore the folder from a backup") from error
+
+
+def create(path: Path, settings: Settings, clock: Clock, rng: Rng) -> Home:
+    """Make a new home: whole, or not at all.
+
+    Everything is built in a folder beside it and renamed into place, which is atomic.
+    Raises: SetupError (there is something already; the parent is missing or not writable).
+    """
+    path = path.absolute()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise SetupError(
+            f"{path} exists and is not empty: nothing was changed. Choose another --home, or "
+            "run `exclave-coordinator doctor` on this one",
+            code="home_exists",
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise SetupError(
+            f"cannot write beside {path} ({error.strerror}): choose another --home or run as a "
+            "user who may"
+        ) from error
+    try:
+        _fill(Home(building), settings, clock, rng)
+        building.rename(path)
+        files.sync_folder(path.parent)
+    except OSError as error:
+        raise SetupError(f"cannot make {path} ({error.strerror}): nothing was changed") from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return Home(path)
+
+
+def _fill(home: Home, settings: Settings, clock: Clock, rng: Rng) -> None:
+    # Here, not above: SQLAlchemy takes long to import and the commands' help needs none of it.
+    from exclave_coordinator.storage import database
+
+    for folder in (home.ca_key.parent, home.keys, home.artifacts, home.operators, home.run):
+        folder.mkdir(mode=files.PRIVATE_FOLDER, parents=True)
+    authority = Authority.create(settings.trust_domain, clock, rng)
+    files.write(home.ca_key, authority.key_pem)
+    files.write(home.ca_certificate, authority.pem)
+    for name in ONLINE_KEYS:
+        key = Ed25519PrivateKey.from_private_bytes(rng.token(32))
+        files.write(home.key(name), files.ed25519_pem(key))
+    files.write(home.settings_file, config.render(settings).encode())
+    database.create(home.database)
+    _first_operator(home, settings, authority)
+
+
+def _first_operator(home: Home, settings: Settings, authority: Authority) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = parse_request(new_request(key))
+    issued = authority.issue_operator(request, FIRST_OPERATOR, "admin", FIRST_OPERATOR_SECONDS)
+    folder = home.operators / FIRST_OPERATOR
+    folder.mkdir(mode=files.PRIVATE_FOLDER)
+    files.write(folder / "key.pem", private_pem(key))
+    files.write(folder / "cert.pem", to_pem(issued.chain))
+    files.write(folder / "ca.pem", authority.pem)
+    port = config.split_endpoint(settings.listen)[1]
+    write_profile(
+        folder,
+        endpoint=config.join_endpoint(settings.dial_host, port),
+        name=FIRST_OPERATOR,
+        role="admin",
+        trust_domain=settings.trust_domain,
+    )
+
+
+def write_profile(folder: Path, **fields: str) -> None:
+    """profile.json of an operator's folder."""
+    files.write(folder / "profile.json", json.dumps(fields, indent=2).encode() + b"\n")
+
+
+def write_endpoints(home: Home, endpoints: dict[str, str]) -> None:
+    """run/endpoints.json: where the running coordinator really listens.
+
+    Profiles on this machine follow, as a port 0 is known only now.
+    """
+    body = {**endpoints, "pid": os.getpid()}
+    files.write(home.run / "endpoints.json", json.dumps(body, indent=2).encode() + b"\n")
+    for profile in home.operators.glob("*/profile.json"):
+        fields = json.loads(profile.read_bytes())
+        if fields.get("endpoint") != endpoints["session"]:
+            write_profile(profile.parent, **{**fields, "endpoint": endpoints["session"]})

@@ -1,0 +1,1 @@
+"""What agents shall run: signed metadata taken in, rollouts started."""

@@ -1,0 +1,1 @@
+"""The database and the artifacts: the only room that knows SQL and files."""

@@ -1,0 +1,254 @@
+"""The database file: opened and checked, one writer thread with group commit, four readers."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from exclave_coordinator.errors import StorageError, StorageForeign, StorageFull, Unavailable
+from exclave_coordinator.ports import Tx
+from exclave_coordinator.storage import tables
+from exclave_coordinator.storage.transaction import SqlTx
+
+T = TypeVar("T")
+
+APPLICATION_ID = 0x45584356
+"""SQLite application_id of our files: "EXCV"."""
+
+_GROUP = 64
+"""Most jobs that share one commit (and its fsync)."""
+_WAITING = 2048
+"""Most jobs in the queue: beyond it callers wait."""
+
+
+@dataclass(slots=True)
+class _Job:
+    run: Callable[[Tx], Any]
+    done: Callable[[Any, BaseException | None], None]
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Database:
+    """`ports.Store` over SQLite: WAL, synchronous=FULL, foreign keys."""
+
+    def __init__(self, path: Path) -> None:
+        """Open an existing database. Raises: StorageForeign, StorageError."""
+        check_ours(path)
+        self._engine = _engine(path)
+        self._readers = ThreadPoolExecutor(4, thread_name_prefix="db-read")
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._room = asyncio.Semaphore(_WAITING)
+        self._closed = False
+        self._writer = threading.Thread(target=self._write_loop, name="db-write", daemon=True)
+        self._writer.start()
+
+    async def write(self, job: Callable[[Tx], T], *, after: Callable[[T], None] | None = None) -> T:
+        """See `ports.Store.write`. Jobs that wait together share one commit."""
+        if self._closed:
+            raise Unavailable("the coordinator is stopping")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def settle(result: T, error: BaseException | None) -> None:
+            self._room.release()
+            if error is None and after is not None:
+                after(result)
+            if future.done():  # the caller was cancelled; the change stands
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        def done(result: T, error: BaseException | None) -> None:
+            loop.call_soon_threadsafe(settle, result, error)
+
+        await self._room.acquire()
+        self._queue.put(_Job(job, done))
+        return await future
+
+    async def read(self, job: Callable[[Tx], T]) -> T:
+        """See `ports.Store.read`."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, job)
+
+    def read_now(self, job: Callable[[Tx], T]) -> T:
+        """`read` from a thread that may block. Raises: StorageError."""
+        return self._read(job)
+
+    def close(self) -> None:
+        """Finish every queued job, then let go of the file. Blocks; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(None)
+        self._writer.join()
+        self._readers.shutdown(wait=True)
+        self._engine.dispose()
+
+    def _read(self, job: Callable[[Tx], T]) -> T:
+        try:
+            with self._engine.connect() as connection:
+                return job(SqlTx(connection))
+        except DBAPIError as error:
+            raise _storage_error(error) from error
+
+    def _write_loop(self) -> None:
+        with self._engine.connect() as connection:
+            while True:
+                group, stopping = self._gather()
+                if group:
+                    self._commit(connection, group)
+                if stopping:
+                    return
+
+    def _gather(self) -> tuple[list[_Job], bool]:
+        """The next job and whatever waits behind it; True when it is time to stop."""
+        group: list[_Job] = []
+        item = self._queue.get()
+        while item is not None:
+            group.append(item)
+            if len(group) == _GROUP:
+                return group, False
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return group, False
+        return group, True
+
+    def _commit(self, connection: Connection, group: list[_Job]) -> None:
+        try:
+            with connection.begin():
+                tx = SqlTx(connection)
+                for job in group:
+                    _run(connection, tx, job)
+        except DBAPIError as error:
+            # The whole group shares the fate of its commit.
+            failure = _storage_error(error)
+            for job in group:
+                job.result, job.error = None, failure
+        for job in group:
+            job.done(job.result, job.error)
+
+
+def _run(connection: Connection, tx: Tx, job: _Job) -> None:
+    """One job inside its savepoint. A failure of the disk ends the group instead."""
+    savepoint = connection.begin_nested()
+    try:
+        job.result = job.run(tx)
+        savepoint.commit()
+    except IntegrityError as error:
+        savepoint.rollback()
+        job.error = StorageError("the change breaks a rule of the database; nothing was changed")
+        job.error.__cause__ = error
+    except DBAPIError:
+        raise
+    except BaseException as error:  # noqa: BLE001 (handed to the caller, who awaits it)
+        savepoint.rollback()
+        job.error = error
+
+
+def create(path: Path) -> None:
+    """A new, empty database. Raises: StorageError when the file exists."""
+    if path.exists():
+        raise StorageError("the database file exists already; nothing was changed")
+    path.touch(mode=0o600)
+    engine = _engine(path)
+    try:
+        with engine.connect() as connection, connection.begin():
+            connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
+            tables.metadata.create_all(connection)
+            connection.execute(insert(tables.schema_version), {"version": tables.SCHEMA_VERSION})
+    except DBAPIError as error:
+        raise _storage_error(error) from error
+    finally:
+        engine.dispose()
+
+
+def check_ours(path: Path) -> int:
+    """The schema version of our database. Raises: StorageForeign, StorageError (missing)."""
+    if not path.is_file():
+        raise StorageError(
+            "coordinator.db is missing: restore it from a backup, or init a new home"
+        )
+    try:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+            (application,) = connection.execute("PRAGMA application_id").fetchone()
+            if application != APPLICATION_ID:
+                raise StorageForeign("coordinator.db is not a database of this program")
+            row = connection.execute("SELECT version FROM schema_version").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise StorageForeign("coordinator.db is damaged, or no SQLite database") from error
+    finally:
+        # `with` ends the transaction; only close() lets go of the file.
+        if "connection" in locals():
+            connection.close()
+    version = int(row[0]) if row else 0
+    if version != tables.SCHEMA_VERSION:
+        raise StorageForeign(
+            f"coordinator.db has schema version {version}, this program knows "
+            f"{tables.SCHEMA_VERSION}: run the version that wrote it"
+        )
+    return version
+
+
+def schema_version(path: Path) -> int:
+    """What the file says of itself, for `doctor`. Raises: StorageForeign, StorageError."""
+    version = check_ours(path)
+    engine = _engine(path)
+    try:
+        with engine.connect() as connection:
+            connection.execute(select(tables.operator_state.c.size)).first()
+    except DBAPIError as error:
+        raise _storage_error(error) from error
+    finally:
+        engine.dispose()
+    return version
+
+
+def _engine(path: Path) -> Engine:
+    # isolation_level None: SQLAlchemy's begin event below decides how transactions open,
+    # as pysqlite's own guesswork breaks savepoints.
+    engine = create_engine(
+        f"sqlite+pysqlite:///{path}",
+        connect_args={"isolation_level": None, "check_same_thread": False, "timeout": 10.0},
+        pool_size=6,
+    )
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writing = threading.current_thread().name == "db-write"
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+    return engine
+
+
+def _storage_error(error: DBAPIError) -> StorageError:
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    primary = code & 0xFF if isinstance(code, int) else None
+    if primary == sqlite3.SQLITE_FULL:
+        failure: StorageError = StorageFull("the disk is full; nothing was changed")
+    elif primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        failure = StorageForeign("coordinator.db is damaged: restore it from a backup")
+    else:
+        failure = StorageError(
+            f"the database failed ({type(error.orig).__name__}); nothing changed"
+        )
+    failure.__cause__ = error
+    return failure

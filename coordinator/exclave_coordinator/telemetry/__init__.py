@@ -1,0 +1,1 @@
+"""What the coordinator says of itself: counts and gauges, never contents."""
