@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import socket
 import ssl
 import subprocess
@@ -83,6 +84,16 @@ def test_tls_1_2_is_refused(ctl: Ctl, coordinator: FakeCoordinator) -> None:
                     assert works
             except (ssl.SSLError, ConnectionError):
                 assert not works
+
+
+def test_grpc_imported_too_early_is_an_error_not_a_weaker_tls() -> None:
+    env = {k: v for k, v in os.environ.items() if k != "GRPC_SSL_CIPHER_SUITES"}
+    for program, works in (("import exclave_ctl, grpc", True), ("import grpc, exclave_ctl", False)):
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=env, capture_output=True, timeout=60, check=False
+        )
+        assert (done.returncode == 0) == works, done.stderr
+        assert works or b"before require_tls13()" in done.stderr
 
 
 def test_an_expired_or_mixed_profile_is_explained(
