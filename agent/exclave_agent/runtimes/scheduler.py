@@ -234,7 +234,8 @@ class Scheduler:
     @property
     def active(self) -> int:
         """Requests held, waiting ones included."""
-        return len(self._order) + len(self._waiting) + len(self._embeds)
+        with self._changed:
+            return len(self._order) + len(self._waiting) + len(self._embeds)
 
     # --- the loop ------------------------------------------------------------------------
 
@@ -364,10 +365,7 @@ class Scheduler:
 
     def _embed(self) -> None:
         """One engine call for the job at the head of the queue; jobs take turns."""
-        with self._changed:
-            if not self._embeds:
-                return
-            job = self._embeds.popleft()
+        job = self._embeds[0]
         todo = job.texts[len(job.vectors) :]
         count, room = 0, self._engine.embed_tokens
         while count < min(len(todo), self._engine.embed_texts) and len(todo[count]) <= room:
@@ -375,9 +373,11 @@ class Scheduler:
             count += 1
         job.vectors += self._engine.embed(todo[:count])
         self.steps += 1
-        if len(job.vectors) == len(job.texts):
+        done = len(job.vectors) == len(job.texts)
+        if done:
             used = sum(len(text) for text in job.texts)
             self._emit(frames.EmbedResult(job.id, job.vectors, used))
-            return
         with self._changed:
-            self._embeds.append(job)
+            self._embeds.popleft()
+            if not done:
+                self._embeds.append(job)

@@ -1,0 +1,296 @@
+"""The scheduler over an engine that writes down what it is asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from exclave_agent.runtimes import frames
+from exclave_agent.runtimes.scheduler import (
+    GAP_STEPS,
+    NO_TOKEN,
+    EmbedJob,
+    Refused,
+    Running,
+    Scheduler,
+    Work,
+)
+from exclave_agent.runtimes.text import StopFilter
+
+END = 0
+
+
+class FakeSampler:
+    """Counts how often it was freed."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def sample(self, context: object, index: int, logits: object) -> int:
+        raise AssertionError("only engines sample")
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class FakeEngine:
+    """Answers every sequence with the letters a, b, c ... or what `next_token` says.
+
+    `between` runs before each step, in the loop's thread: there a test acts at a known moment.
+    """
+
+    def __init__(self, slots: int = 2, step_tokens: int = 16) -> None:
+        self.slots = slots
+        self.step_tokens = step_tokens
+        self.embed_texts = 2
+        self.embed_tokens = 8
+        self.moving_pays = True
+        self.plans: list[list[tuple[int, int, int, int]]] = []
+        self.forgotten: list[int] = []
+        self.moves: list[tuple[int, int]] = []
+        self.embedded: list[int] = []
+        self.between: Callable[[int], None] = lambda step: None
+        self.next_token: Callable[[Running], int] = lambda running: ord("a") + running.used % 26
+
+    def decode(self, plan: Sequence[Work]) -> list[int]:
+        self.between(len(self.plans))
+        assert [work.slot for work in plan] == sorted(work.slot for work in plan)
+        assert sum(len(work.tokens) for work in plan) <= self.step_tokens
+        self.plans.append(
+            [(work.sequence.id, work.slot, work.position, len(work.tokens)) for work in plan]
+        )
+        return [self.next_token(work.sequence) for work in plan if work.sample]
+
+    def forget(self, slot: int) -> None:
+        self.forgotten.append(slot)
+
+    def move(self, slot: int, to: int) -> None:
+        self.moves.append((slot, to))
+
+    def is_end(self, token: int) -> bool:
+        return token == END
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token])
+
+    def embed(self, texts: Sequence[Sequence[int]]) -> list[bytes]:
+        self.embedded.append(len(texts))
+        return [bytes([len(text)]) for text in texts]
+
+
+class Bench:
+    """A scheduler and what came out of it; `run` stops when all requests have been answered."""
+
+    def __init__(self, engine: FakeEngine, max_queue: int = 8) -> None:
+        self.engine = engine
+        self.frames: list[frames.ToAgent] = []
+        self.texts: dict[int, str] = {}
+        self.ended: dict[int, frames.Ended] = {}
+        self.failed: dict[int, frames.Failed] = {}
+        self.samplers: dict[int, FakeSampler] = {}
+        self.scheduler = Scheduler(engine, self.emit, max_queue=max_queue)
+
+    def emit(self, frame: frames.ToAgent) -> None:
+        self.frames.append(frame)
+        if isinstance(frame, frames.Step):
+            for text in frame.texts:
+                self.texts[text.id] = self.texts.get(text.id, "") + text.text
+            self.ended |= {ended.id: ended for ended in frame.ended}
+        elif isinstance(frame, frames.Failed):
+            self.failed[frame.id] = frame
+
+    def submit(
+        self, request: int, prompt: int = 3, max_tokens: int = 4, stops: Sequence[str] = ()
+    ) -> None:
+        self.samplers[request] = sampler = FakeSampler()
+        self.scheduler.submit(
+            Running(request, [9] * prompt, max_tokens, sampler, StopFilter(stops))
+        )
+
+    def run(self) -> None:
+        former = self.engine.between
+
+        def watch(step: int) -> None:
+            former(step)
+            assert step < 500, "the scheduler does not come to an end"
+
+        self.engine.between = watch
+        thread = threading.Thread(target=self.scheduler.run)
+        thread.start()
+        deadline = threading.Event()
+        while self.scheduler.active and thread.is_alive():
+            deadline.wait(0.001)
+        self.scheduler.stop()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_an_answer_ends_at_max_tokens() -> None:
+    bench = Bench(FakeEngine())
+    bench.submit(1, prompt=3, max_tokens=4)
+    bench.run()
+    assert bench.texts == {1: "abcd"}
+    assert bench.ended[1] == frames.Ended(1, "length", 3, 4)
+    assert bench.engine.forgotten == [0]
+    assert bench.samplers[1].closed == 1
+
+
+def test_an_end_token_ends_it_and_is_not_counted() -> None:
+    engine = FakeEngine()
+    engine.next_token = lambda running: END if running.used == 2 else ord("x")
+    bench = Bench(engine)
+    bench.submit(1, max_tokens=9)
+    bench.run()
+    assert bench.texts == {1: "xx"}
+    assert bench.ended[1] == frames.Ended(1, "stop", 3, 2)
+
+
+def test_a_stop_string_over_several_tokens() -> None:
+    bench = Bench(FakeEngine())
+    bench.submit(1, max_tokens=20, stops=["de"])
+    bench.run()
+    assert bench.texts == {1: "abc"}
+    assert bench.ended[1].reason == "stop"
+
+
+def test_sequences_are_decoded_together_in_one_frame_a_step() -> None:
+    bench = Bench(FakeEngine(slots=3))
+    for request in (1, 2, 3):
+        bench.submit(request, max_tokens=3)
+    bench.run()
+    assert [len(plan) for plan in bench.engine.plans] == [3, 3, 3]
+    assert len(bench.frames) == 3
+    assert bench.texts == {1: "abc", 2: "abc", 3: "abc"}
+
+
+def test_a_long_prompt_is_decoded_in_chunks_beside_the_others() -> None:
+    engine = FakeEngine(slots=2, step_tokens=10)
+    bench = Bench(engine)
+    bench.submit(1, prompt=4, max_tokens=6)
+    engine.between = lambda step: bench.submit(2, prompt=25, max_tokens=2) if step == 1 else None
+    bench.run()
+    of_second = [entry for plan in engine.plans for entry in plan if entry[0] == 2]
+    # Beside one decoding sequence a step has room for nine prompt tokens.
+    assert of_second[:3] == [(2, 1, 0, 9), (2, 1, 9, 9), (2, 1, 18, 7)]
+    for plan in engine.plans[2:5]:
+        assert (plan[0][0], plan[0][3]) == (1, 1), "the first one lost a step"
+    assert bench.texts == {1: "abcdef", 2: "ab"}
+
+
+def test_prompts_are_prefilled_in_the_order_of_arrival() -> None:
+    engine = FakeEngine(slots=3, step_tokens=8)
+    bench = Bench(engine)
+    for request in (1, 2, 3):
+        bench.submit(request, prompt=8, max_tokens=1)
+    bench.run()
+    assert [plan[0][0] for plan in engine.plans] == [1, 2, 3]
+
+
+def test_cancelling_frees_the_slot_within_one_step() -> None:
+    engine = FakeEngine(slots=1)
+    bench = Bench(engine)
+    bench.submit(1, max_tokens=100)
+    bench.submit(2, max_tokens=2)
+    engine.between = lambda step: bench.scheduler.cancel(1) if step == 3 else None
+    bench.run()
+    # The step that was under way is the last of the cancelled one.
+    assert [plan[0][0] for plan in engine.plans] == [1, 1, 1, 1, 2, 2]
+    assert bench.samplers[1].closed == 1
+    assert 1 not in bench.ended
+    assert bench.texts[2] == "ab"
+
+
+def test_cancelling_what_waits_or_is_unknown() -> None:
+    engine = FakeEngine(slots=1)
+    bench = Bench(engine)
+    bench.submit(1, max_tokens=3)
+    bench.submit(2)
+    bench.scheduler.cancel(2)
+    bench.scheduler.cancel(77)
+    bench.run()
+    assert set(bench.texts) == {1}
+    assert bench.samplers[2].closed == 1
+
+
+def test_a_full_queue_is_refused_with_when_to_come_again() -> None:
+    bench = Bench(FakeEngine(slots=2), max_queue=1)
+    for request in (1, 2, 3):
+        bench.submit(request)
+    with pytest.raises(Refused) as caught:
+        bench.submit(4)
+    assert caught.value.code == "overloaded"
+    assert caught.value.retry_after is not None
+    assert caught.value.retry_after >= 1
+    bench.scheduler.cancel(3)
+    bench.submit(5)
+    bench.run()
+    assert set(bench.texts) == {1, 2, 5}
+
+
+def test_a_sequence_that_no_token_can_continue_fails_alone() -> None:
+    engine = FakeEngine(slots=2)
+    engine.next_token = lambda running: (
+        NO_TOKEN if running.id == 1 and running.used == 1 else ord("z")
+    )
+    bench = Bench(engine)
+    bench.submit(1)
+    bench.submit(2, max_tokens=3)
+    bench.run()
+    assert bench.failed[1].code == "output_invalid"
+    assert bench.texts[2] == "zzz"
+    assert bench.samplers[1].closed == 1
+
+
+def test_a_gap_that_stays_is_closed_and_one_that_is_filled_is_not() -> None:
+    engine = FakeEngine(slots=3)
+    bench = Bench(engine)
+    bench.submit(1, max_tokens=2)
+    bench.submit(2, max_tokens=20)
+    bench.submit(3, max_tokens=20)
+    engine.between = lambda step: bench.submit(4, max_tokens=4) if step == 2 else None
+    bench.run()
+    # The first gap (slot 0, after step 2) is filled by request 4; the second, when that ends,
+    # stays and is closed by moving request 3 down from slot 2.
+    assert engine.moves == [(2, 0)]
+    moved = next(at for at, plan in enumerate(engine.plans) if (3, 0) in [e[:2] for e in plan])
+    gap = next(at for at, plan in enumerate(engine.plans) if [e[1] for e in plan] == [1, 2])
+    assert moved - gap >= GAP_STEPS
+    assert bench.texts[3] == "".join(chr(ord("a") + n) for n in range(20))
+
+
+def test_gaps_stay_where_moving_does_not_pay() -> None:
+    engine = FakeEngine(slots=2)
+    engine.moving_pays = False
+    bench = Bench(engine)
+    bench.submit(1, max_tokens=1)
+    bench.submit(2, max_tokens=15)
+    bench.run()
+    assert engine.moves == []
+
+
+def test_embeddings_are_batched_and_take_turns_with_answers() -> None:
+    engine = FakeEngine()
+    bench = Bench(engine)
+    bench.submit(1, max_tokens=6)
+    bench.scheduler.submit_embed(EmbedJob(7, [[1] * 5, [1] * 3, [1] * 4, [1] * 6]))
+    bench.run()
+    results = [one for one in bench.frames if isinstance(one, frames.EmbedResult)]
+    assert results == [frames.EmbedResult(7, [b"\5", b"\3", b"\4", b"\6"], 18)]
+    # At most two texts and eight tokens a call, and the answer moved on in between.
+    assert engine.embedded == [2, 1, 1]
+    assert bench.texts[1] == "abcdef"
+    first = next(at for at, one in enumerate(bench.frames) if one is results[0])
+    assert 0 < first < len(bench.frames) - 1
+
+
+def test_a_cancelled_embedding_says_nothing() -> None:
+    engine = FakeEngine()
+    bench = Bench(engine)
+    bench.submit(1, max_tokens=3)
+    bench.scheduler.submit_embed(EmbedJob(7, [[1] * 8] * 50))
+    engine.between = lambda step: bench.scheduler.cancel(7) if step == 1 else None
+    bench.run()
+    assert not [one for one in bench.frames if isinstance(one, frames.EmbedResult)]
+    assert len(engine.embedded) < 50
