@@ -1,0 +1,2 @@
+module interop
+go 1.23
