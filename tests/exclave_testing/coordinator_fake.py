@@ -258,9 +258,11 @@ class FakeCoordinator:
     streams: list[FakeStream] = field(default_factory=list)
     peers: list[bytes] = field(default_factory=list)
     """Client certificate (PEM) of every session."""
+    ports: tuple[int, int] = (0, 0)
+    """mTLS and enrollment; chosen at the first start and kept."""
 
     async def start(self) -> None:
-        """Listen on two free ports."""
+        """Listen on two free ports, or on those of the run before."""
         self.server, self.enroll_server = (
             grpc.aio.server(options=list(SERVER_OPTIONS)),
             (grpc.aio.server(options=list(SERVER_OPTIONS))),
@@ -272,10 +274,11 @@ class FakeCoordinator:
         enrollment_pb2_grpc.add_EnrollmentServicer_to_server(_Enrollment(self), self.enroll_server)
         pair = self.desk.ca.server()
         mutual = grpc.ssl_server_credentials([pair], self.desk.ca.pem, require_client_auth=True)
-        port = self.server.add_secure_port("127.0.0.1:0", mutual)
+        port = self.server.add_secure_port(f"127.0.0.1:{self.ports[0]}", mutual)
         enroll = self.enroll_server.add_secure_port(
-            "127.0.0.1:0", grpc.ssl_server_credentials([pair])
+            f"127.0.0.1:{self.ports[1]}", grpc.ssl_server_credentials([pair])
         )
+        self.ports = (port, enroll)
         self.desk.session_endpoint = f"127.0.0.1:{port}"
         self.desk.endpoint = f"127.0.0.1:{enroll}"
         self.desk.token = self.desk.new_token()
@@ -298,6 +301,8 @@ async def _abort(context: Any, error: IdentityError | LinkError) -> None:
     status = grpc.StatusCode.UNAVAILABLE
     if isinstance(error, IdentityError):
         status = grpc.StatusCode.PERMISSION_DENIED
+    elif error.code == "not_found":
+        status = grpc.StatusCode.NOT_FOUND
     await context.abort(status, error.message, (("exclave-code", error.code),))
 
 

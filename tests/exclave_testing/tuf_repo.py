@@ -132,14 +132,14 @@ class TufRepo:
 
     def _draft_root(self, before: Root | None, people: tuple[str, ...]) -> Metadata[Root]:
         offline = [tufmeta.key_from_public(key(p).public_key().public_bytes_raw()) for p in people]
-        online = [
+        snapshot, timestamp = (
             tufmeta.key_from_public(key(k).public_key().public_bytes_raw())
             for k in ("snapshot", "timestamp")
-        ]
+        )
         expires = NOW + timedelta(days=365)
         if before is None:
-            return tufmeta.new_root(offline, self.threshold, *online, expires)
-        return tufmeta.next_root(before, offline, self.threshold, *online, expires)
+            return tufmeta.new_root(offline, self.threshold, snapshot, timestamp, expires)
+        return tufmeta.next_root(before, offline, self.threshold, snapshot, timestamp, expires)
 
     def _write_root(self, root: Metadata[Root], signers: tuple[str, ...]) -> None:
         for person in signers:
