@@ -96,6 +96,7 @@ class Uploader:
     async def _tick(self) -> None:
         while True:
             await self._clock.sleep(self._interval)
+            self._known = False  # ask again: a coordinator restored from a backup says so then
             self._record.grown.set()
 
     async def _loop(self) -> None:
