@@ -9,7 +9,9 @@ from __future__ import annotations
 import struct
 import zipfile
 import zlib
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from itertools import islice, takewhile
 from typing import BinaryIO
 
 from .errors import EvidenceError
@@ -42,6 +44,7 @@ class Archive:
         self._file = file
         self._entries = {info.filename: info for info in directory.infolist()}
         self._check(directory, known)
+        self._names = sorted(self._entries)
 
     def _check(self, directory: zipfile.ZipFile, known: Callable[[str], object]) -> None:
         infos = directory.infolist()
@@ -90,7 +93,14 @@ class Archive:
     @property
     def names(self) -> list[str]:
         """Every file, sorted."""
-        return sorted(self._entries)
+        return self._names
+
+    def under(self, prefix: str) -> list[str]:
+        """The files whose names begin so, sorted; cheap among many."""
+        start = bisect_left(self._names, prefix)
+        return list(
+            takewhile(lambda name: name.startswith(prefix), islice(self._names, start, None))
+        )
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries

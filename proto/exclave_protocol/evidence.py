@@ -87,8 +87,8 @@ class _Verification:
         self._whole(manifest, tallies)
 
     def _next(self) -> int:
-        """The number of the next step: what stands before the dot, counted on."""
-        return 1 + max((int(step.number.partition(".")[0]) for step in self.steps), default=0)
+        """The number of the next step: what stands before the dot of the last, counted on."""
+        return 1 + int(self.steps[-1].number.partition(".")[0])
 
     def _add(self, title: str, found: Findings, good: str, notes: Iterable[str] = ()) -> None:
         self.steps.append(found.step(str(self._next()), title, good, notes))
@@ -161,13 +161,11 @@ class _Verification:
             expected |= {log.key_file, f"{log.place}/checkpoint", f"{log.place}/hashes"}
             if log.agent:
                 expected.add(f"logs/{log.agent}/registration.json")
-        many = tuple(
-            f"{log.place}/{kind}/" for log in manifest.logs for kind in ("records", "seen")
-        )
+        many = {f"{log.place}/{kind}" for log in manifest.logs for kind in ("records", "seen")}
         for name in sorted(expected - set(self.archive.names)):
             found.add(Verdict.INVALID, f"{name}: missing")
         for name in self.archive.names:
-            if name not in expected and not name.startswith(many):
+            if name not in expected and name.rpartition("/")[0] not in many:
                 found.add(Verdict.INVALID, f"{name}: belongs to no log of the manifest")
 
     def _keys(self, manifest: Manifest) -> _Keys | None:

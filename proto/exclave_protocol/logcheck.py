@@ -73,15 +73,13 @@ class LogCheck:
         return f"{self._log.origin}: {text}"
 
     def _open_foreign(self, brought: Sequence[Foreign]) -> list[tuple[str, Checkpoint]]:
-        prefix = f"{self._log.place}/seen/"
         opened = []
-        for name in self._archive.names:
-            if name.startswith(prefix):
-                try:
-                    note = self._archive.read(name, MAX_SMALL)
-                    opened.append((name, open_checkpoint(note, self._key)))
-                except (EvidenceError, NoteError) as error:
-                    self._others.add(Verdict.INVALID, f"{name}: {error}")
+        for name in self._archive.under(f"{self._log.place}/seen/"):
+            try:
+                note = self._archive.read(name, MAX_SMALL)
+                opened.append((name, open_checkpoint(note, self._key)))
+            except (EvidenceError, NoteError) as error:
+                self._others.add(Verdict.INVALID, f"{name}: {error}")
         for foreign in brought:
             try:
                 checkpoint = open_checkpoint(foreign.note, self._key)

@@ -29,10 +29,10 @@ class Record:
 def read_records(archive: Archive, log: LogEntry) -> Iterator[Record]:
     """The log's records by ascending seq. Raises: EvidenceError at the damaged file."""
     prefix = f"{log.place}/records/"
-    names = [name for name in archive.names if name.startswith(prefix)]
     following = 0
-    for name in sorted(names, key=lambda name: int(name[len(prefix) : -len(".jsonl")])):
-        first = int(name[len(prefix) : -len(".jsonl")])
+    for first, name in sorted(
+        (int(name[len(prefix) : -len(".jsonl")]), name) for name in archive.under(prefix)
+    ):
         if first < following:
             raise EvidenceError(f"{name}: its seqs overlap those of the file before it")
         following = first
