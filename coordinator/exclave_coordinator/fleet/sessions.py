@@ -205,14 +205,18 @@ class Sessions:
             self._changed.set()
             raise
 
+    def end_expired(self) -> None:
+        """End the sessions whose certificate has run out."""
+        now = self._clock.now()
+        for session in list(self._live.values()):
+            if session.not_after <= now:
+                session.end(Ended(EXPIRED))
+
     async def sweep(self) -> None:
-        """End sessions whose certificate has expired, until cancelled. One task runs this."""
+        """`end_expired` now and again, until cancelled. One task runs this."""
         while True:
             await self._clock.sleep(SWEEP_SECONDS)
-            now = self._clock.now()
-            for session in list(self._live.values()):
-                if session.not_after <= now:
-                    session.end(Ended(EXPIRED))
+            self.end_expired()
 
     async def drain(self, seconds: float) -> None:
         """Tell every agent to come back later, wait until they are gone, and store the rest.
