@@ -34,6 +34,8 @@ def command(listen: str | None, log_level: str | None, home: Path | None) -> Non
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    for chatty in ("apscheduler", "tuf"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
     async def until_told() -> None:
         stop = asyncio.Event()

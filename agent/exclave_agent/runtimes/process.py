@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import cast
 
 from exclave_agent.errors import (
     AgentError,
@@ -150,8 +151,8 @@ class Worker(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports have the methods without being instances.
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`. A frame that is none of ours ends the worker."""
