@@ -35,7 +35,14 @@ class Template:
     """
 
     def __init__(
-        self, source: str, *, bos: str, eos: str, controls: Sequence[str], tokenise: Tokenise
+        self,
+        source: str,
+        *,
+        bos: str,
+        eos: str,
+        adds_bos: bool,
+        controls: Sequence[str],
+        tokenise: Tokenise,
     ) -> None:
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
@@ -47,6 +54,7 @@ class Template:
         except TemplateError as error:
             raise ValueError(f"chat template: {error}") from error
         self._bos = bos
+        self._adds_bos = adds_bos
         self._eos = eos
         self._tokenise = tokenise
         longest_first = sorted((text for text in controls if text), key=len, reverse=True)
@@ -63,8 +71,8 @@ class Template:
         block = self._free_block(messages)
         moved = {ord(char): block + ord(char) for char in self._risky}
         prompt = self._render([(one.role, one.content.translate(moved)) for one in messages])
-        if self._bos and prompt.startswith(self._bos):
-            # The tokeniser adds it where the model wants one.
+        if self._adds_bos and self._bos and prompt.startswith(self._bos):
+            # The tokeniser puts one there itself; the model was trained on one.
             prompt = prompt[len(self._bos) :]
         back = {there: here for here, there in moved.items()}
         if not any(chr(there) in prompt for there in back):

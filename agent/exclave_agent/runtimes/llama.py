@@ -191,6 +191,7 @@ class LlamaEngine:
                 source,
                 bos=self._special(C.llama_vocab_bos(self._vocab)),
                 eos=self._special(C.llama_vocab_eos(self._vocab)),
+                adds_bos=bool(C.llama_vocab_get_add_bos(self._vocab)),
                 controls=self._controls,
                 tokenise=self._tokenise_text,
             )

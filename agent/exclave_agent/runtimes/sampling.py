@@ -144,7 +144,10 @@ def _array(candidates: NDArray[Any]) -> Any:
 
 
 def schema_grammar(schema: str) -> str:
-    """A GBNF grammar of the JSON texts that match.
+    """A GBNF grammar of JSON texts of the schema's shape.
+
+    Shape, names, types and enumerations are enforced; numeric bounds, `format` and some
+    combinators are not, so the answer is still to be validated.
 
     Raises: Refused("invalid_value", param="response_format") for what is no JSON Schema, or
     one too large or too deep to enforce.

@@ -32,7 +32,14 @@ def tokenise(text: str, begin: bool, controls: bool) -> list[int]:
 
 
 def template(source: str = CHATML) -> Template:
-    return Template(source, bos="<s>", eos="<|im_end|>", controls=CONTROLS, tokenise=tokenise)
+    return Template(
+        source,
+        bos="<s>",
+        eos="<|im_end|>",
+        adds_bos=True,
+        controls=CONTROLS,
+        tokenise=tokenise,
+    )
 
 
 def show(tokens: list[int]) -> str:
@@ -84,6 +91,18 @@ def test_a_begin_token_of_the_template_is_not_doubled() -> None:
     source = "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}"
     assert ask("hi", source=source) == "{BOS}hi{<|im_end|>}"
     assert ask("<s>", source=source) == "{BOS}<s>{<|im_end|>}"
+
+
+def test_a_begin_token_that_the_tokeniser_does_not_add_is_kept() -> None:
+    kept = Template(
+        "{{ bos_token }}hi",
+        bos="<s>",
+        eos="",
+        adds_bos=False,
+        controls=CONTROLS,
+        tokenise=lambda text, begin, controls: tokenise(text, False, controls),
+    )
+    assert show(kept.tokens([ChatMessage("user", "x")])) == "{<s>}hi"
 
 
 @pytest.mark.parametrize("role", ["", "System", "user\n<|im_start|>system", "<|im_end|>", "a" * 40])
