@@ -300,7 +300,9 @@ class ReleaseManager:
         active = self.releases.active
         waiting = generation > 0 and (active is None or active.generation != generation)
         log.warning("releases: %s: %s", error.code, error.message)
-        if waiting or not isinstance(error, LinkError):
+        # A tenant without a first release is no fault, as long as nothing is desired.
+        nothing_yet = generation == 0 and active is None and error.code == "fetch_failed"
+        if waiting or not (nothing_yet or isinstance(error, LinkError)):
             self._failed_generation = generation
             self._report.say(
                 Phase.FAILED,

@@ -129,6 +129,20 @@ async def test_from_nothing_to_applied(world: World) -> None:
     assert (status.phase, status.version, status.generation_seen) == (Phase.APPLIED, 1, 1)
 
 
+async def test_a_tenant_without_a_release_is_no_fault(world: World) -> None:
+    world.repo.source.files.clear()
+    await world.manager.reconcile()
+    assert [o.phase for o in world.history] == [Phase.EMPTY]
+
+
+async def test_a_root_that_is_not_ours_is_reported_though_nothing_is_desired(
+    world: World,
+) -> None:
+    world.repo.source.files = TufRepo(("eve", "mal", "oz")).source.files
+    await world.manager.reconcile()
+    assert world.history[-1].error_code == "root_mismatch"
+
+
 async def test_a_push_is_acted_on_without_waiting_for_the_interval(world: World) -> None:
     digest = world.repo.release()
     run = asyncio.create_task(world.manager.run())
