@@ -29,6 +29,9 @@ MAX_IN_FLIGHT = 16_384
 STDERR_TAIL = 4096
 """Bytes kept of what a worker prints, for the message when its load fails."""
 
+LAST_WORDS = 1.0
+"""Seconds from a worker's closing its socket to its exit, before it is killed."""
+
 KEEP_ENVIRONMENT = (
     "PATH",
     "LANG",
@@ -103,6 +106,7 @@ class Worker(asyncio.Protocol):
         self._splitter = frames.Splitter()
         self._transport: asyncio.Transport | None = None
         self._process: asyncio.subprocess.Process | None = None
+        self._pidfd = -1
         self._streams: dict[int, TextStream] = {}
         self._answers: dict[int, asyncio.Future[Answer]] = {}
         self._ids = itertools.count(1)
@@ -138,6 +142,10 @@ class Worker(asyncio.Protocol):
             ours.close()
             raise
         worker._process = process
+        # A pid may be another's by the time it is signalled, and asyncio's own `kill` polls,
+        # which takes the exit status away from whoever waits for it.
+        with contextlib.suppress(ProcessLookupError):
+            worker._pidfd = os.pidfd_open(process.pid)
         transport.write(frames.encode(load))
         return worker
 
@@ -265,9 +273,9 @@ class Worker(asyncio.Protocol):
 
     def kill(self) -> None:
         """SIGKILL; `gone` follows."""
-        assert self._process is not None
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         if self._transport is not None:
             self._transport.abort()
 
@@ -283,9 +291,18 @@ class Worker(asyncio.Protocol):
     async def reap(self) -> str:
         """Make sure the process has ended; how it ended, in words."""
         assert self._process is not None
+        if self.gone.is_set():
+            # It closed its end, so it is about to exit: its own status says more than ours.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS):
+                    await self._process.wait()
         self.kill()
         await self.gone.wait()
-        return describe_exit(await self._process.wait())
+        status = await self._process.wait()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        return describe_exit(status)
 
     def load_failure(self, ended: str) -> str:
         """Why the load did not succeed: its own words, or how it ended and its last line."""
