@@ -59,9 +59,9 @@ class Server:
 
     def load(self, concurrency: int, requests: int) -> list[float]:
         """Milliseconds of each request."""
+        command = [sys.executable, str(HERE / "governance_load.py"), self.url, self.key]
         done = subprocess.run(
-            [sys.executable, HERE / "governance_load.py", self.url, self.key]
-            + [str(concurrency), str(requests)],
+            [*command, str(concurrency), str(requests)],
             stdout=subprocess.PIPE,
             text=True,
             check=True,

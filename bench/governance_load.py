@@ -70,6 +70,7 @@ class Caller(asyncio.Protocol):
 async def main(url: str, key: str, concurrency: int, requests: int) -> None:
     """Run the callers and print what they measured."""
     address = urlsplit(url)
+    host, port = address.hostname or "", address.port or 0
     body = json.dumps(
         {
             "model": "stub",
@@ -94,8 +95,8 @@ async def main(url: str, key: str, concurrency: int, requests: int) -> None:
         await asyncio.sleep(0.05 / concurrency if index else 0)
         _, caller = await loop.create_connection(
             lambda: Caller(head.encode() + body, max(1, requests // concurrency), seconds),
-            address.hostname,
-            address.port,
+            host,
+            port,
         )
         callers.append(caller)
     await asyncio.gather(*(caller.done for caller in callers))

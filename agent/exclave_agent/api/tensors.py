@@ -33,13 +33,16 @@ _ELEMENTS: dict[str, frozenset[type]] = {
 }
 _INT = frozenset({int})
 MAX_RANK = 16
+MAX_SIZE = 2**31 - 1
+"""Of one dimension; more is a mistake, and would not fit the record's integers."""
 
 
 def check_shape(shape: list[int], place: str) -> int:
     """How many elements the shape holds. Raises: BadRequest."""
-    if len(shape) > MAX_RANK or any(size < 0 for size in shape):
+    if len(shape) > MAX_RANK or not all(0 <= size <= MAX_SIZE for size in shape):
         raise BadRequest(
-            f"{place}.shape: not 0 to {MAX_RANK} sizes of 0 or more", param=f"{place}.shape"
+            f"{place}.shape: not 0 to {MAX_RANK} sizes, each from 0 to {MAX_SIZE}",
+            param=f"{place}.shape",
         )
     return math.prod(shape)
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import struct
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -30,7 +31,7 @@ CALLER = Caller("k", ("analyst",))
 
 
 def test_sizes_are_bytes_of_everything_sent() -> None:
-    common = {"decision": "d", "model": "m", "caller": CALLER, "subject": "s"}
+    common: dict[str, Any] = {"decision": "d", "model": "m", "caller": CALLER, "subject": "s"}
     messages = (Message("user", "Käse"), Message("assistant", "ok"))
     assert prompt_bytes(GenerateCall(action="chat", messages=messages, **common)) == 7
     assert prompt_bytes(GenerateCall(action="complete", prompt="ß", **common)) == 2
