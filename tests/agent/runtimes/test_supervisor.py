@@ -28,7 +28,8 @@ from exclave_agent.ports import (
     Tensor,
 )
 from exclave_agent.runtimes.process import describe_exit, worker_environment
-from exclave_agent.runtimes.supervisor import LOOP, Crash, Supervisor, Timings
+from exclave_agent.runtimes.restart import LOOP, Crash, Timings
+from exclave_agent.runtimes.supervisor import Supervisor
 from exclave_agent.system import SystemClock, SystemRng
 from exclave_testing.gguf import crashing_gguf
 from exclave_testing.models import double_and_total_onnx, sha256_of, smollm2_path
