@@ -65,18 +65,13 @@ class FleetService(FleetServicer):
             raise refusal(barred)
         # A key that was replaced has no business here, whatever the agent's state.
         self._registry.admit(caller.member.key, caller.peer.key)
-        hello = await _hello(request_iterator)
+        hello = _words(await _hello(request_iterator))
         try:
             session = self._live.open(caller.member, caller.peer.not_after)
         except TooMuch as error:
             yield _ended(Ended(sessions.DRAINING, error.retry_after or 0))
             raise
-        self._live.hello(
-            caller.member,
-            text(hello.version, 64, "version"),
-            text(hello.boot_id, 64, "boot_id"),
-            text(",".join(hello.runtimes[:MAX_RUNTIMES]), 256, "runtimes"),
-        )
+        self._live.hello(caller.member, *hello)
         # Owned here and awaited below: it ends with this stream, whichever way that ends.
         reader = asyncio.create_task(self._read(request_iterator, session))
         try:
@@ -128,6 +123,15 @@ async def _hello(incoming: AsyncIterator[pb.AgentMessage]) -> pb.Hello:
     if first.WhichOneof("kind") != "hello":
         raise Invalid("kind: the first message must be hello")
     return first.hello
+
+
+def _words(hello: pb.Hello) -> tuple[str, str, str]:
+    """Version, boot id and runtimes. Raises: Invalid."""
+    return (
+        text(hello.version, 64, "version"),
+        text(hello.boot_id, 64, "boot_id"),
+        text(",".join(hello.runtimes[:MAX_RUNTIMES]), 256, "runtimes"),
+    )
 
 
 def _barred(caller: AgentCaller) -> Ended | None:
