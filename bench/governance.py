@@ -19,6 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from common import Bar, fsync_ms, write_results
+
 HERE = Path(__file__).parent
 LOADS = {1: 40, 16: 960, 64: 2560}
 """Concurrency -> requests a round and side."""
@@ -124,43 +126,50 @@ def policy_ms() -> float:
     return 1000 * min(timeit.repeat(lambda: policy.evaluate(request), number=500, repeat=5)) / 500
 
 
-def row(concurrency: int, bare: Side, governed: Side, policy: float) -> dict[str, Any]:
-    """One concurrency's figures, and where the added time goes."""
-    parts = {name: round(mean(values), 3) for name, values in governed.parts.items()}
+def row(concurrency: int, bare: Side, governed: Side) -> dict[str, Any]:
+    """One concurrency's figures, in milliseconds."""
     return {
         "concurrency": concurrency,
-        "requests_a_side": len(governed.milliseconds),
-        "bare_p50_ms": round(bare.quantile(0.5), 3),
-        "governed_p50_ms": round(governed.quantile(0.5), 3),
-        "added_p50_ms": round(governed.quantile(0.5) - bare.quantile(0.5), 3),
-        "bare_p99_ms": round(bare.quantile(0.99), 3),
-        "governed_p99_ms": round(governed.quantile(0.99), 3),
-        "added_p99_ms": round(governed.quantile(0.99) - bare.quantile(0.99), 3),
-        "bare_cpu_ms": round(mean(bare.cpu), 3),
-        "governed_cpu_ms": round(mean(governed.cpu), 3),
-        "part_policy_ms": round(policy, 3),
-        **{f"part_{name.replace(' ', '_')}_ms": value for name, value in sorted(parts.items())},
+        "requests a side": len(governed.milliseconds),
+        "bare p50": round(bare.quantile(0.5), 3),
+        "governed p50": round(governed.quantile(0.5), 3),
+        "added p50": round(governed.quantile(0.5) - bare.quantile(0.5), 3),
+        "bare p99": round(bare.quantile(0.99), 3),
+        "governed p99": round(governed.quantile(0.99), 3),
+        "added p99": round(governed.quantile(0.99) - bare.quantile(0.99), 3),
     }
 
 
-def where(found: dict[str, Any]) -> str:
+def parts(concurrency: int, bare: Side, governed: Side, policy: float) -> dict[str, Any]:
+    """Where the added time goes: milliseconds a request."""
+    means = {name: round(mean(values), 3) for name, values in sorted(governed.parts.items())}
+    return {
+        "concurrency": concurrency,
+        **means,
+        "policy": round(policy, 3),
+        "bare processor time": round(mean(bare.cpu), 3),
+        "governed processor time": round(mean(governed.cpu), 3),
+    }
+
+
+def where(found: dict[str, Any], spent: dict[str, Any], fsync: float) -> str:
     """In words, for the highest concurrency."""
-    cpu = found["governed_cpu_ms"] - found["bare_cpu_ms"]
+    cpu = spent["governed processor time"] - spent["bare processor time"]
     return (
-        f"at {found['concurrency']} callers governance adds {found['added_p50_ms']} ms (p50) and "
-        f"{found['added_p99_ms']} ms (p99). On the path: RESULT until durable "
-        f"{found.get('part_RESULT_until_durable_ms')} ms, policy {found['part_policy_ms']} ms, key "
-        f"ring {found.get('part_key_ring_ms')} ms; INTENT "
-        f"({found.get('part_INTENT_until_durable_ms')} ms) overlaps with the model. Governance "
-        f"costs {cpu:.3f} ms of processor time a request, the rest is waiting for it: both servers "
-        "have one event loop, and its queue grows with the work in it."
+        f"at {found['concurrency']} callers governance adds {found['added p50']} ms (p50) and "
+        f"{found['added p99']} ms (p99). On the path: RESULT until durable "
+        f"{spent['RESULT until durable']} ms (two fsyncs of {fsync:.3f} ms and the queue before "
+        f"them), policy {spent['policy']} ms, key ring {spent['key ring']} ms; INTENT "
+        f"({spent['INTENT until durable']} ms) overlaps with the model. Governance costs "
+        f"{cpu:.3f} ms of processor time a request; the rest is waiting for it: each server has "
+        "one event loop, and its queue grows with the work in it."
     )
 
 
-def measure(rounds: int) -> list[dict[str, Any]]:
-    """All concurrencies, alternating."""
+def measure(rounds: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """All concurrencies, the sides alternating: latencies, and where they come from."""
     policy = policy_ms()
-    rows = []
+    rows, spent = [], []
     with tempfile.TemporaryDirectory(prefix="exclave-governance-") as folder:
         servers: list[Server] = []
         try:
@@ -171,31 +180,31 @@ def measure(rounds: int) -> list[dict[str, Any]]:
                 for index in range(rounds):
                     for server in servers if index % 2 else reversed(servers):
                         sides[server.kind].take(server, concurrency, requests)
-                rows.append(row(concurrency, sides["bare"], sides["governed"], policy))
-                print(json.dumps(rows[-1], indent=1), flush=True)
+                rows.append(row(concurrency, sides["bare"], sides["governed"]))
+                spent.append(parts(concurrency, sides["bare"], sides["governed"], policy))
+                print(f"{concurrency} callers: done", flush=True)
         finally:
             for server in servers:
                 server.close()
-    return rows
+    return rows, spent
 
 
 def main() -> None:
     """Measure, print, write bench/results/governance.json."""
-    from common import Bar, write_results
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of each side")
-    rows = measure(parser.parse_args().rounds)
+    fsync = fsync_ms()
+    rows, spent = measure(parser.parse_args().rounds)
+    fsync = (fsync + fsync_ms()) / 2
+    note = where(rows[-1], spent[-1], fsync)
     by_load = {each["concurrency"]: each for each in rows}
-    note = where(by_load[64])
-    print(note)
     bars = [
-        Bar("added p50 at 1 (ms)", by_load[1]["added_p50_ms"], BAR_P50_AT_1, "lower"),
-        Bar("added p99 at 16 (ms)", by_load[16]["added_p99_ms"], BAR_P99_AT_16, "lower"),
+        Bar("added p50 at 1 (ms)", by_load[1]["added p50"], BAR_P50_AT_1, "lower"),
+        Bar("added p99 at 16 (ms)", by_load[16]["added p99"], BAR_P99_AT_16, "lower"),
     ]
-    rows.append({"where_the_time_goes": note})
-    versions = {name: version(name) for name in ("exclave", "uvicorn", "starlette", "uvloop")}
-    write_results("governance", rows=rows, bars=bars, versions=versions)
+    versions = {name: version(name) for name in ("uvicorn", "starlette", "uvloop", "msgspec")}
+    more = [{"fsync, ms": round(fsync, 3)}, {"where the time goes": note}]
+    write_results("governance", rows=[*rows, *spent, *more], bars=bars, versions=versions)
 
 
 if __name__ == "__main__":
