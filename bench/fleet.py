@@ -48,6 +48,7 @@ TENANT = "acme"
 POLL = 0.02
 """Seconds between two GetRollout calls: the resolution of what is measured."""
 BAR_SECONDS = 3.0
+WORST = "last applied recorded, worst round, s"
 
 
 @dataclass
@@ -182,7 +183,7 @@ def rollout(admin: Any, digest: str, agents: int) -> Round:
     return made
 
 
-def measure(agents: int, rounds: int) -> dict[str, Any]:
+def measure(agents: int, rounds: int) -> dict[str, float]:
     """One fleet size, in a fresh coordinator."""
     with (
         tempfile.TemporaryDirectory(prefix="exclave-fleet-") as folder,
@@ -210,33 +211,25 @@ def measure(agents: int, rounds: int) -> dict[str, Any]:
         finally:
             clients.kill()
     used = (after.user + after.system) - (before.user + before.system)
-    last = sorted(r.curve[-1][0] for r in made)
+    last = [r.curve[-1][0] for r in made]
     answered = [at - r.began for r in made for at in moments[r.generation]]
     cuts = statistics.quantiles(answered, n=100)
-    return {
-        "agents": agents,
-        "rounds": rounds,
-        "all_applied_s": {
-            "median": round(statistics.median(last), 3),
-            "worst": round(last[-1], 3),
-            "each": [round(r.curve[-1][0], 3) for r in made],
-        },
-        "applied_recorded_p50_s": round(
-            statistics.median(r.quantile(0.50, agents) for r in made), 3
-        ),
-        "applied_recorded_p99_s": round(
-            statistics.median(r.quantile(0.99, agents) for r in made), 3
-        ),
-        "answered_by_agent_p50_s": round(cuts[49], 3),
-        "answered_by_agent_p99_s": round(cuts[98], 3),
-        "enrollments_per_s": round(agents / window, 1),
-        "coordinator_rss_mb": round(rss / 1e6, 1),
-        "coordinator_rss_empty_mb": round(empty / 1e6, 1),
-        "coordinator_kb_per_agent": round((rss - empty) / agents / 1e3, 1),
-        "coordinator_cpu_s_per_rollout": round(used / rounds, 3),
-        "coordinator_cpu_share": round(used / wall, 2),
-        "clients_rss_mb": [round(c["rss"] / 1e6, 1) for c in connected],
+    figures = {
+        WORST: max(last),
+        "last applied recorded, median round, s": statistics.median(last),
+        "applied recorded p50, s": statistics.median(r.quantile(0.50, agents) for r in made),
+        "applied recorded p99, s": statistics.median(r.quantile(0.99, agents) for r in made),
+        "answered by the agent p50, s": cuts[49],
+        "answered by the agent p99, s": cuts[98],
+        "enrollments a second": agents / window,
+        "coordinator RSS, MB": rss / 1e6,
+        "coordinator RSS without agents, MB": empty / 1e6,
+        "coordinator RSS an agent, kB": (rss - empty) / agents / 1e3,
+        "coordinator CPU a rollout, s": used / rounds,
+        "coordinator CPU share of a core": used / wall,
+        "clients RSS, MB": sum(c["rss"] for c in connected) / 1e6,
     }
+    return {what: round(value, 3) for what, value in figures.items()}
 
 
 def main() -> None:
@@ -250,15 +243,16 @@ def main() -> None:
     # Each agent is a socket; the coordinator and the clients inherit the limit.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    rows = []
-    for size in options.sizes:
-        rows.append(measure(size, options.rounds))
-        print(json.dumps(rows[-1], indent=1))
-    by_size = {row["agents"]: row for row in rows}
+    rows: list[dict[str, Any]] = []
     bars = []
-    if 2000 in by_size:
-        worst = by_size[2000]["all_applied_s"]["worst"]
-        bars.append(Bar("2,000 agents applied, worst round (s)", worst, BAR_SECONDS, "lower"))
+    for size in options.sizes:
+        print(f"{size:,} agents, {options.rounds} rollouts ...", flush=True)
+        figures = measure(size, options.rounds)
+        rows += [{"agents": size, "what": what, "value": v} for what, v in figures.items()]
+        if size == 2000:
+            bars.append(
+                Bar("2,000 agents applied, worst round (s)", figures[WORST], BAR_SECONDS, "lower")
+            )
     versions = {name: version(name) for name in ("exclave", "grpcio", "protobuf", "sqlalchemy")}
     write_results("fleet", rows=rows, bars=bars, versions=versions)
 
