@@ -203,7 +203,7 @@ def main() -> None:
         Bar("added p99 at 16 (ms)", by_load[16]["added p99"], BAR_P99_AT_16, "lower"),
     ]
     versions = {name: version(name) for name in ("uvicorn", "starlette", "uvloop", "msgspec")}
-    more = [{"fsync, ms": round(fsync, 3)}, {"where the time goes": note}]
+    more: list[dict[str, Any]] = [{"fsync, ms": round(fsync, 3)}, {"where the time goes": note}]
     write_results("governance", rows=[*rows, *spent, *more], bars=bars, versions=versions)
 
 
