@@ -46,7 +46,7 @@ def test_expired_token_is_refused(world: World, stranger: Agent) -> None:
     wait_for("the token's second to pass", lambda: time.time() > made["expires"] + 1)
     said = stranger.join(made["token"], code=1)
     assert "expired" in said
-    assert "exclave token create" in said
+    assert "ask for a new token" in said
 
 
 def test_malformed_token_is_refused_without_a_connection(stranger: Agent) -> None:
@@ -101,7 +101,7 @@ def test_banned_agent_loses_its_stream_and_cannot_return(world: World, tmp_path:
     agent.start()
     try:
         wait_for("the session", lambda: agent.status()["coordinator"]["connected"])
-        world.coordinator.ctl("agent", "ban", "acme", "outcast", "--reason", "test")
+        world.coordinator.ctl("agent", "ban", "acme", "outcast", "--reason", "test", "--yes")
 
         def banned() -> bool:
             seen = agent.status()["coordinator"]

@@ -7,7 +7,9 @@ as a thief of the coordinator would.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,20 +91,19 @@ def test_gguf_that_crashes_the_loader_keeps_the_last_good_release(
 def test_truncated_or_altered_model_file_is_refused(
     world: World, victim: Agent, tmp_path: Path
 ) -> None:
-    # Trailing bytes make another digest, so the agent must download it.
+    # A longer doc_string (protobuf field 6) makes another digest, so the agent must download it.
     model = tmp_path / "fraud2.onnx"
-    model.write_bytes(FRAUD_MODEL.read_bytes() + b"\x00" * 4096)
+    model.write_bytes(FRAUD_MODEL.read_bytes() + b"\x32\x04demo")
     world.build("victim", ALL_PACKS, [f"fraud={model},runtime=onnx"])
     world.sign("victim", "erin", "frank")
     world.publish("victim")
-    import hashlib
-
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
     (stored,) = (p for p in world.coordinator.home.rglob(digest) if p.is_file())
     whole = stored.read_bytes()
     stored.write_bytes(whole[: len(whole) // 2])
     refused(victim, roll(world, victim), "fetch_failed")
-    stored.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    # The half that came through is kept and not asked for again, so alter the other half.
+    stored.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     refused(victim, roll(world, victim), "tampered")
     stored.write_bytes(whole)
 
@@ -111,17 +112,16 @@ def test_tampered_metadata_at_the_coordinator_is_refused(world: World, victim: A
     world.build("victim", ALL_PACKS, [f"fraud={FRAUD_MODEL},runtime=onnx"])
     world.sign("victim", "erin", "frank")
     world.publish("victim")
-    import sqlite3
-
-    # The coordinator's thief rewrites the signed targets in its database.
+    # The coordinator's thief rewrites the newest signed targets in its database.
     with sqlite3.connect(world.coordinator.home / "coordinator.db") as database:
-        rows = database.execute(
-            "select rowid, content from metadata where name like '%targets.json' "
-            "and tenant = 'victim' order by rowid desc limit 1"
-        ).fetchall()
-        assert rows, "the coordinator keeps targets metadata in its database"
-        rowid, content = rows[0]
-        altered = bytes(content).replace(b'"length": ', b'"length":  ', 1)
-        altered = altered if altered != bytes(content) else bytes(content).replace(b"1", b"2", 1)
-        database.execute("update metadata set content = ? where rowid = ?", (altered, rowid))
+        name, content = database.execute(
+            "select name, content from tuf_files where tenant = 'victim' "
+            "and name like '%.targets.json' order by version desc limit 1"
+        ).fetchone()
+        altered = bytes(content).replace(b'"expires"', b'"expireS"', 1)
+        assert altered != bytes(content)
+        database.execute(
+            "update tuf_files set content = ? where tenant = 'victim' and name = ?",
+            (altered, name),
+        )
     refused(victim, roll(world, victim), "tampered")

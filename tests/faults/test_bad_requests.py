@@ -54,7 +54,7 @@ def test_request_with_no_key(agent: Agent) -> None:
     finally:
         agent.key = key
     assert code == 401
-    assert answer["error"]["code"] == "invalid_api_key"
+    assert answer["error"]["code"] == "missing_api_key"
 
 
 def test_request_with_unknown_key(agent: Agent) -> None:
