@@ -205,11 +205,11 @@ class Repository:
 
         Raises: ReleaseRefused (see tuf_client.refresh; root_mismatch), LinkError.
         """
-        # Late: tuf is not needed before the first cycle, and an idle agent stays small.
+        root = await self._pinned_root()
+        # Late: without a root there is nothing to verify, and an idle agent stays small.
         from exclave_agent.releases import tuf_client
 
         loop = asyncio.get_running_loop()
-        root = await self._pinned_root()
         fetcher = tuf_client.SourceFetcher(self._source, loop)
         now = datetime.fromtimestamp(self._clock.now_ns() / 1e9, UTC)
         work = loop.run_in_executor(

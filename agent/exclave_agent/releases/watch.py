@@ -299,9 +299,10 @@ class ReleaseManager:
     def _failed(self, generation: int, error: AgentError) -> float:
         active = self.releases.active
         waiting = generation > 0 and (active is None or active.generation != generation)
-        log.warning("releases: %s: %s", error.code, error.message)
         # A tenant without a first release is no fault, as long as nothing is desired.
         nothing_yet = generation == 0 and active is None and error.code == "fetch_failed"
+        level = logging.INFO if nothing_yet else logging.WARNING
+        log.log(level, "releases: %s: %s", error.code, error.message)
         if waiting or not (nothing_yet or isinstance(error, LinkError)):
             self._failed_generation = generation
             self._report.say(
