@@ -13,7 +13,8 @@ from exclave_agent.identity import IdentityStore, join
 from exclave_agent.link.artifacts import GrpcArtifacts
 from exclave_agent.link.channel import Channels
 from exclave_agent.ports import ArtifactSource
-from exclave_testing.coordinator_fake import Desk, FakeCoordinator
+from exclave_testing.coordinator_fake import FakeCoordinator
+from exclave_testing.desk import Desk
 from exclave_testing.tuf_repo import Source
 
 NAME = "a" * 64

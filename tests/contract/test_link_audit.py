@@ -19,7 +19,8 @@ from exclave_protocol.note import sign
 from exclave_protocol.tree import MemoryTree, leaf_hash
 from exclave_protocol.wire import MAX_BATCH_LEAVES
 from exclave_testing.audit import ORIGIN, FakeAuditLog, FakeAuditSink, signing_key
-from exclave_testing.coordinator_fake import Desk, FakeCoordinator
+from exclave_testing.coordinator_fake import FakeCoordinator
+from exclave_testing.desk import Desk
 
 KEY = signing_key()
 

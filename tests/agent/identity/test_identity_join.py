@@ -15,7 +15,7 @@ from exclave_agent.errors import IdentityError, LinkError
 from exclave_agent.identity import Identity, identity_folder, join, load
 from exclave_agent.identity.transport import EnrollQuery, Issued
 from exclave_testing.clock import START_NS
-from exclave_testing.coordinator_fake import PIN, WITNESS, Ca, Desk
+from exclave_testing.desk import PIN, WITNESS, Ca, Desk
 from exclave_testing.tuf_repo import AGENT, DOMAIN, TENANT, key
 
 

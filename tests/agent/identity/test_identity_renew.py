@@ -12,7 +12,7 @@ import pytest
 from exclave_agent.errors import IdentityError, LinkError
 from exclave_agent.identity import Identity, IdentityStore, Renewer, join
 from exclave_testing.clock import FakeClock, SeededRng
-from exclave_testing.coordinator_fake import Ca, Desk
+from exclave_testing.desk import Ca, Desk
 from exclave_testing.tuf_repo import AGENT, DOMAIN, TENANT
 
 DAY = 86_400

@@ -23,7 +23,8 @@ from exclave_protocol.identity import JoinToken
 from exclave_protocol.pb import artifact_pb2
 from exclave_protocol.pb.artifact_pb2_grpc import ArtifactStub
 from exclave_testing.clock import SeededRng
-from exclave_testing.coordinator_fake import Ca, Desk, FakeCoordinator
+from exclave_testing.coordinator_fake import FakeCoordinator
+from exclave_testing.desk import Ca, Desk
 from exclave_testing.tuf_repo import AGENT
 
 

@@ -19,7 +19,8 @@ from exclave_agent.releases.report import Desired, Observed, Phase
 from exclave_agent.slots import Latest
 from exclave_protocol.pb import fleet_pb2 as pb
 from exclave_testing.clock import FakeClock
-from exclave_testing.coordinator_fake import Desk, FakeCoordinator, FakeStream
+from exclave_testing.coordinator_fake import FakeCoordinator, FakeStream
+from exclave_testing.desk import Desk
 
 REASON = pb.Ended
 
