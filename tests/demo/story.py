@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -246,11 +245,9 @@ def nothing_raw_crossed(story: Story) -> str:
             assert needle not in data, f"{needle!r} found in {place}"
             assert json.dumps(needle.decode())[1:-1].encode() not in data, place
     assert story.tap.stat().st_size > 10_000, "the tap captured too little to mean anything"
-    vault = story.world.agents["north"].home / "vault.db"
-    raw = vault.read_bytes() + (
-        Path(f"{vault}-wal").read_bytes() if os.path.exists(f"{vault}-wal") else b""
-    )
-    assert not any(needle in raw for needle in CANARIES), "the vault holds plaintext"
+    for path in story.world.agents["north"].home.glob("*.db*"):
+        raw = path.read_bytes()
+        assert not any(needle in raw for needle in CANARIES), f"{path.name} holds plaintext"
     return (
         f"{searched:,} bytes searched ({story.tap.stat().st_size:,} of them traffic as received) "
         f"for {len(needles)} prompts and answers: none found"

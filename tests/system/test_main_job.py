@@ -67,8 +67,8 @@ def test_nothing_raw_reaches_the_coordinator(world: World, folder: Path) -> None
     for data in [tap, *received]:
         assert canary.encode() not in data
         assert said[:32].encode() not in data
-    vault = agent.home / "vault.db"
-    assert canary.encode() not in vault.read_bytes()
+    for path in agent.home.glob("*.db*"):
+        assert canary.encode() not in path.read_bytes(), f"{path.name} holds plaintext"
 
 
 def test_the_agent_outlives_the_centre(world: World) -> None:

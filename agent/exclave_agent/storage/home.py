@@ -26,6 +26,7 @@ from .pool import ReadPool
 from .sqlite import Writer
 from .state import SqliteStateStore
 from .vault import MasterKey, VaultReader, VaultWriter, check_master
+from .wal import PAGES_MOST, WalKeeper
 
 T = TypeVar("T")
 
@@ -84,14 +85,19 @@ class Storage:
         stack.callback(self.keys.close)
         self._pool = ReadPool(home / STATE_FILE, home / VAULT_FILE, master)
         stack.callback(self._pool.close)
+        self.vault_connection = values
+        """For the writer's thread alone, once a log is open."""
         self._vault = VaultWriter(values, master, rng)
-        self.writer = Writer(connection)
+        connection.execute(f"PRAGMA wal_autocheckpoint = {PAGES_MOST}")
+        keeper = WalKeeper(home / STATE_FILE)
+        stack.callback(keeper.close)
+        self.writer = Writer(connection, keeper)
         """The one writer of state.db."""
         self.state = SqliteStateStore(self.writer, self._pool)
         """Small named values."""
 
     def open_log(self, origin: str, key: VerifyKey, *, epoch: int = 1) -> LeafDatabase:
-        """Verify the log's tail, sweep what a crash left in the vault, and take it up.
+        """Verify the log's tail and take it up.
 
         Blocking; once. Raises: StorageError ("log_altered" names the leaf, "log_truncated",
         "checkpoint_invalid", "log_foreign"), StorageFull.
@@ -106,11 +112,9 @@ class Storage:
                 found = verify_tail(reader, origin=origin, epoch=epoch, key=key)
             chain = Chain(origin, epoch)
             chain.resume(found.size, found.peaks, found.prev, found.open_intents)
-            tail = LeafTail(chain, self._vault)
-            tail.discard_orphans()
         except sqlite3.Error as error:
             raise storage_error(error, "open the log") from error
-        return LeafDatabase(self.writer, self._pool, tail)
+        return LeafDatabase(self.writer, self._pool, LeafTail(chain, self._vault))
 
     async def close(self) -> None:
         """Carry out what was submitted, then close every file and let go of the lock."""

@@ -18,7 +18,7 @@ from exclave_protocol.tree import node_hash
 from .connect import storage_error
 from .migrations.state import SEQ_BITS
 from .sqlite import Writer
-from .vault import MAX_FIELDS, VaultReader, VaultWriter
+from .vault import VaultReader, VaultWriter
 
 if TYPE_CHECKING:
     from .pool import ReadPool
@@ -29,7 +29,7 @@ MAX_ROWS = 64
 """Leaves of one INSERT."""
 QUIET_KEY = "audit.quiet_before"
 _SCAN_ROWS = 512
-_COLUMNS = 4
+_COLUMNS = 6
 
 
 class LeafTail:
@@ -40,41 +40,21 @@ class LeafTail:
         self._vault = vault
         self._first_id = chain.epoch << SEQ_BITS
         self._mark: Mark | None = None
-        self._orphans = False
         self._frozen: StorageError | None = None
-        insert = "INSERT INTO leaf (id, hash, decision, data) VALUES (?,?,?,?)"
-        self._statements = [insert + ",(?,?,?,?)" * more for more in range(MAX_ROWS)]
+        insert = "INSERT INTO leaf (id, hash, decision, data, subject, sealed) VALUES (?,?,?,?,?,?)"
+        self._statements = [insert + ",(?,?,?,?,?,?)" * more for more in range(MAX_ROWS)]
 
     def begin(self) -> None:
         self._mark = self.chain.mark()
-        if self._orphans:
-            self.discard_orphans()
-
-    def discard_orphans(self) -> int:
-        """Delete vault rows beyond the log's end: their leaf was never committed.
-
-        MUST be done before another leaf takes their place. Raises: sqlite3.Error.
-        """
-        end = (self.chain.epoch + 1) << SEQ_BITS
-        count = self._vault.discard_from(self._first_id + self.chain.size, end)
-        self._orphans = False
-        return count
 
     def seal(self, prepared: Prepared) -> tuple[Sealed, Appended]:
         if self._frozen is not None:
             raise self._frozen
-        if len(prepared.disclosures) > MAX_FIELDS:
-            raise StorageError(
-                f"record cannot be written: {len(prepared.disclosures)} private fields, "
-                f"the limit is {MAX_FIELDS}",
-                code="record_invalid",
-            )
         sealed = self.chain.seal(prepared)
         return sealed, Appended(self.chain.epoch, sealed.seq, sealed.hash)
 
-    def keep_values(self, sealed: Sequence[Sealed]) -> None:
-        self._orphans = True  # until the leaves are durable
-        self._vault.write(self._first_id, sealed)
+    def ready(self, sealed: Sequence[Sealed]) -> None:
+        self._vault.ready({leaf.prepared.subject for leaf in sealed if leaf.prepared.disclosures})
 
     def single(self, sealed: Sequence[Sealed]) -> bool:
         return len(sealed) <= MAX_ROWS and not any(leaf.nodes for leaf in sealed)
@@ -82,17 +62,21 @@ class LeafTail:
     def insert(self, connection: sqlite3.Connection, sealed: Sequence[Sealed]) -> None:
         rows: list[object] = []
         for leaf in sealed:
+            leaf_id = self._first_id + leaf.seq
             decision = leaf.prepared.body.get("decision")
             rows += (
-                self._first_id + leaf.seq,
+                leaf_id,
                 leaf.hash,
                 decision if isinstance(decision, str) else None,
                 leaf.data,
+                *self._vault.seal(leaf_id, leaf),
             )
         try:
             for start in range(0, len(sealed), MAX_ROWS):
                 n = min(MAX_ROWS, len(sealed) - start)
                 part = rows[start * _COLUMNS : (start + n) * _COLUMNS]
+                # One statement is one turn of the interpreter's lock, and alone it is one
+                # whole transaction: a busy event loop cannot come between.
                 connection.execute(self._statements[n - 1], part)
         except sqlite3.IntegrityError:
             self._frozen = StorageError(
@@ -111,7 +95,6 @@ class LeafTail:
             )
 
     def settle(self, sealed: Sequence[Sealed]) -> None:
-        self._orphans = False
         for leaf in sealed:
             self.chain.settle(leaf.prepared.type, leaf.prepared.body, leaf.seq)
 
@@ -229,7 +212,13 @@ class LeafReader:
     def private(self, seq: int) -> list[str]:
         if self._vault is None:
             raise StorageError("the vault is not open: its values cannot be shown")
-        return self._vault.open(self._first_id + seq)
+        leaf_id = self._first_id + seq
+        rows = self._rows("SELECT hash, subject, sealed FROM leaf WHERE id = ?", leaf_id)
+        for digest, subject, sealed in rows:
+            if isinstance(subject, int) and isinstance(sealed, bytes):
+                assert isinstance(digest, bytes)  # the table is STRICT
+                return self._vault.open(leaf_id, digest, subject, sealed)
+        return []
 
 
 class LeafDatabase:

@@ -16,6 +16,7 @@ from exclave_agent.errors import StorageError
 from exclave_agent.ports import Appended
 
 from .connect import storage_error
+from .wal import WalKeeper
 
 log = logging.getLogger(__name__)
 
@@ -35,19 +36,19 @@ class LogTail(Protocol):
     """The end of the audit log, as the writer's thread moves it."""
 
     def begin(self) -> None:
-        """Remember this place, and make good on clean-up that an earlier failure left."""
+        """Remember this place."""
         ...
 
     def seal(self, prepared: Prepared) -> tuple[Sealed, Appended]:
         """Give a leaf its place. Raises: StorageError; the tail stays."""
         ...
 
-    def keep_values(self, sealed: Sequence[Sealed]) -> None:
-        """Make the vault rows durable. Raises: sqlite3.Error."""
+    def ready(self, sealed: Sequence[Sealed]) -> None:
+        """Have durable keys for the leaves' values. Raises: StorageError, sqlite3.Error."""
         ...
 
     def insert(self, connection: sqlite3.Connection, sealed: Sequence[Sealed]) -> None:
-        """Add the leaves in the caller's transaction, or in one statement of its own."""
+        """Add leaves and values in the caller's transaction, or in one statement of its own."""
         ...
 
     def single(self, sealed: Sequence[Sealed]) -> bool:
@@ -90,8 +91,10 @@ class Writer:
     A future MUST NOT be resolved before the COMMIT that carries it has returned.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, keeper: WalKeeper | None = None) -> None:
+        """`keeper`: moves the write-ahead log into the database beside the writer."""
         self._connection = connection
+        self._keeper = keeper
         self._queue: SimpleQueue[Command | _Stop] = SimpleQueue()
         self._pending = 0
         self._closed = False
@@ -151,6 +154,8 @@ class Writer:
             batch, stop = self._gather(first)
             self._carry_out(batch)
             self._resolve(batch)
+            if self._keeper is not None:
+                self._keeper.wrote(len(batch))
             # Let go of the values: the thread may wait long for the next command.
             del first, batch
             if stop:
@@ -193,7 +198,7 @@ class Writer:
         for command in batch:
             self._prepare(command, sealed)
         if sealed and tail is not None:
-            tail.keep_values(sealed)
+            tail.ready(sealed)
             if not closures and not tail.single(sealed):
                 connection.execute("BEGIN IMMEDIATE")
             tail.insert(connection, sealed)

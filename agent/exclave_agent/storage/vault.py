@@ -1,7 +1,9 @@
 """The vault: private values under keys of their own, so that destroying a key erases them.
 
-Every subject has an AES-256-GCM key, wrapped by the vault's master key, which lies in a file
-beside the agent's identity. A value's row MUST be durable before the leaf that commits to it.
+Every subject has an AES-256-GCM key in vault.db, wrapped by the vault's master key, which lies
+in a file beside the agent's identity. A leaf's values are sealed under it and stored in the
+leaf's own row: both are there after one commit, or neither (docs/adr/0005). A subject's key
+MUST be durable before anything is sealed under it.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import hmac
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -21,19 +23,15 @@ from exclave_agent.ports import Rng
 
 from .connect import storage_error
 from .migrations import sync_directory
-from .migrations.vault import ORDINAL_BITS
 
 KEY_BYTES = 32
 NONCE_BYTES = 12  # GCM's own length; random, and one key seals far fewer than 2**32 values
-MAX_FIELDS = 1 << ORDINAL_BITS
 CACHED_KEYS = 1024
-MAX_ROWS = 64
-"""Rows of one INSERT."""
 
 _PROOF = b"exclave vault master key v1"
 _SUBJECT = b"exclave vault subject key v1\x00"
-_VALUE = b"exclave vault value v1\x00"
-_KEPT = "SELECT id, digest, subject, sealed FROM disclosure WHERE id >= ? AND id < ? ORDER BY id"
+_VALUES = b"exclave vault values v1\x00"
+_SEPARATOR = "~"  # between disclosures, as in RFC 9901; never within one
 
 
 class MasterKey:
@@ -108,16 +106,16 @@ def check_master(connection: sqlite3.Connection, master: MasterKey, rng: Rng) ->
         return
     try:
         master.open(row[0], _PROOF)
-    except InvalidTag:
+    except (InvalidTag, ValueError):
         raise StorageForeign(
             "the vault was sealed with another key than identity/vault.key: restore both from "
             "the same backup"
         ) from None
 
 
-def _context(leaf_id: int, digest: str, tag: bytes) -> bytes:
-    """What a sealed value is bound to: moved to another row, it no longer opens."""
-    return b"%s%d %s %s" % (_VALUE, leaf_id, digest.encode(), tag)
+def _context(leaf_id: int, leaf_hash: bytes, tag: bytes) -> bytes:
+    """What sealed values are bound to: moved to another row, they no longer open."""
+    return b"%s%d %s %s" % (_VALUES, leaf_id, leaf_hash, tag)
 
 
 _Key = tuple[int, bytes, AESGCM]
@@ -132,98 +130,67 @@ class VaultWriter:
         self._master = master
         self._rng = rng
         self._keys: dict[str, _Key] = {}
-        insert = "INSERT INTO disclosure (id, subject, digest, sealed) VALUES (?,?,?,?)"
-        self._statements = [insert + ",(?,?,?,?)" * more for more in range(MAX_ROWS)]
 
-    def write(self, first_id: int, sealed: Sequence[Sealed]) -> None:
-        """Make the values of leaves durable, `first_id` being the row id of seq 0's leaf.
+    def ready(self, subjects: Iterable[str]) -> None:
+        """Have a durable key for each subject; new ones are made in one transaction.
 
-        Raises: StorageError, sqlite3.Error; then none is kept.
+        Raises: StorageError "vault_damaged", sqlite3.Error; then no key was made.
         """
-        fresh: dict[str, _Key] = {}
-        rows: list[object] = []
-        try:
-            count = sum(self._seal(first_id + leaf.seq, leaf, fresh, rows) for leaf in sealed)
-            if count and count <= MAX_ROWS and not fresh:
-                # One statement is one transaction, and one turn of the interpreter's lock.
-                self._connection.execute(self._statements[count - 1], rows)
-            elif count:
-                self._write_many(rows, count)
-        except BaseException:
-            for subject in fresh:
-                self._keys.pop(subject, None)
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
-
-    def _write_many(self, rows: list[object], count: int) -> None:
+        unknown = {subject for subject in subjects if subject not in self._keys}
+        if not unknown:
+            return
+        if len(self._keys) >= CACHED_KEYS:
+            # What this batch needs is looked up again, not forgotten.
+            unknown |= set(subjects)
+            self._keys.clear()
+        found: dict[str, _Key] = {}
         execute = self._connection.execute
-        if not self._connection.in_transaction:  # a new subject's key opened one already
-            execute("BEGIN IMMEDIATE")
-        for start in range(0, count, MAX_ROWS):
-            n = min(MAX_ROWS, count - start)
-            execute(self._statements[n - 1], rows[start * 4 : (start + n) * 4])
-        execute("COMMIT")
+        try:
+            for subject in sorted(unknown):
+                found[subject] = self._find(subject) or self._make(subject)
+            if self._connection.in_transaction:
+                execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                execute("ROLLBACK")
+            raise
+        self._keys.update(found)
 
-    def _seal(
-        self,
-        leaf_id: int,
-        leaf: Sealed,
-        fresh: dict[str, _Key],
-        rows: list[object],
-    ) -> int:
+    def _find(self, subject: str) -> _Key | None:
+        tag = self._master.tag(subject)
+        row = self._connection.execute(
+            "SELECT id, wrapped FROM subject WHERE tag = ?", (tag,)
+        ).fetchone()
+        return None if row is None else (row[0], tag, AESGCM(unwrap(self._master, row[1], tag)))
+
+    def _make(self, subject: str) -> _Key:
+        execute = self._connection.execute
+        if not self._connection.in_transaction:
+            execute("BEGIN IMMEDIATE")
+        tag, secret = self._master.tag(subject), self._rng.token(KEY_BYTES)
+        wrapped = self._master.seal(self._rng, secret, _SUBJECT + tag)
+        number = execute(
+            "INSERT INTO subject (tag, wrapped) VALUES (?, ?)", (tag, wrapped)
+        ).lastrowid
+        assert number is not None  # an INSERT that returned has a row
+        return number, tag, AESGCM(secret)
+
+    def seal(self, leaf_id: int, leaf: Sealed) -> tuple[int | None, bytes | None]:
+        """Subject's number and sealed values of a leaf; its subject's key is `ready`."""
         disclosures = leaf.prepared.disclosures
         if not disclosures:
-            return 0
-        number, tag, aead = self._key(leaf.prepared.subject, fresh)
-        for ordinal, disclosure in enumerate(disclosures):
-            digest = disclosure.digest
-            nonce = self._rng.token(NONCE_BYTES)
-            value = aead.encrypt(nonce, disclosure.encoded.encode(), _context(leaf_id, digest, tag))
-            rows += (leaf_id << ORDINAL_BITS | ordinal, number, digest, nonce + value)
-        return len(disclosures)
-
-    def _key(self, subject: str, fresh: dict[str, _Key]) -> _Key:
-        """The subject's key: cached, stored, or made in a transaction that `write` commits."""
-        known = self._keys.get(subject)
-        if known is not None:
-            return known
-        execute = self._connection.execute
-        tag = self._master.tag(subject)
-        row = execute("SELECT id, wrapped FROM subject WHERE tag = ?", (tag,)).fetchone()
-        if row is None:
-            if not self._connection.in_transaction:
-                execute("BEGIN IMMEDIATE")
-            secret = self._rng.token(KEY_BYTES)
-            wrapped = self._master.seal(self._rng, secret, _SUBJECT + tag)
-            number = execute(
-                "INSERT INTO subject (tag, wrapped) VALUES (?, ?)", (tag, wrapped)
-            ).lastrowid
-            assert number is not None  # an INSERT that returned has a row
-        else:
-            number, secret = row[0], unwrap(self._master, row[1], tag)
-        if len(self._keys) >= CACHED_KEYS:
-            self._keys.clear()
-        entry = number, tag, AESGCM(secret)
-        self._keys[subject] = entry
-        if row is None:
-            fresh[subject] = entry
-        return entry
-
-    def discard_from(self, leaf_id: int, end: int) -> int:
-        """Delete the rows of leaves that were never committed; how many. Raises: sqlite3.Error."""
-        cursor = self._connection.execute(
-            "DELETE FROM disclosure WHERE id >= ? AND id < ?",
-            (leaf_id << ORDINAL_BITS, end << ORDINAL_BITS),
-        )
-        return cursor.rowcount
+            return None, None
+        number, tag, aead = self._keys[leaf.prepared.subject]
+        values = _SEPARATOR.join(disclosure.encoded for disclosure in disclosures).encode()
+        nonce = self._rng.token(NONCE_BYTES)
+        return number, nonce + aead.encrypt(nonce, values, _context(leaf_id, leaf.hash, tag))
 
 
 def unwrap(master: MasterKey, wrapped: bytes, tag: bytes) -> bytes:
     """A subject's key. Raises: StorageError "vault_damaged"."""
     try:
         return master.open(wrapped, _SUBJECT + tag)
-    except InvalidTag:
+    except (InvalidTag, ValueError):  # ValueError: cut too short to hold a nonce
         raise StorageError(
             "a subject's key in the vault is damaged: restore the home from a backup",
             code="vault_damaged",
@@ -237,33 +204,27 @@ class VaultReader:
         self._connection = connection
         self._master = master
 
-    def open(self, leaf_id: int) -> list[str]:
-        """The encoded disclosures of one leaf; an erased subject's are absent.
+    def open(self, leaf_id: int, leaf_hash: bytes, subject: int, sealed: bytes) -> list[str]:
+        """The encoded disclosures of one leaf; none when its subject's key was destroyed.
 
-        Raises: StorageError ("vault_damaged" when a row does not open).
+        Raises: StorageError ("vault_damaged" when they do not open).
         """
-        bounds = leaf_id << ORDINAL_BITS, (leaf_id + 1) << ORDINAL_BITS
         try:
-            rows = self._connection.execute(_KEPT, bounds).fetchall()
-            opened = [self._open_row(leaf_id, *row[1:]) for row in rows]
+            row = self._connection.execute(
+                "SELECT tag, wrapped FROM subject WHERE id = ?", (subject,)
+            ).fetchone()
         except sqlite3.Error as error:
             raise storage_error(error, "read the vault") from error
-        return [text for text in opened if text is not None]
-
-    def _open_row(self, leaf_id: int, digest: str, subject: int, sealed: bytes) -> str | None:
-        row = self._connection.execute(
-            "SELECT tag, wrapped FROM subject WHERE id = ?", (subject,)
-        ).fetchone()
         if row is None:
-            return None
+            return []
         tag, wrapped = row
         aead = AESGCM(unwrap(self._master, wrapped, tag))
-        context = _context(leaf_id, digest, tag)
+        context = _context(leaf_id, leaf_hash, tag)
         try:
-            value = aead.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], context)
-        except InvalidTag:
+            values = aead.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], context)
+        except (InvalidTag, ValueError):
             raise StorageError(
-                "a value in the vault was altered or moved: restore the home from a backup",
+                "a record's values were altered or moved: restore the home from a backup",
                 code="vault_damaged",
             ) from None
-        return value.decode("ascii")
+        return values.decode("ascii").split(_SEPARATOR)

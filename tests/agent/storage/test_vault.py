@@ -1,4 +1,4 @@
-"""The vault: sealed, bound to its place, written before the leaf, swept after a crash."""
+"""The vault: sealed, bound to its record, there with the leaf or not at all."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from exclave_agent.audit.store import LogReader
-from exclave_agent.errors import StorageError
+from exclave_agent.errors import StorageError, StorageFull
 from exclave_agent.ports import LeafDraft
+from exclave_agent.storage import vault as vault_module
 from exclave_agent.storage.home import read_log
 from exclave_protocol.canonical import JsonValue
 from exclave_protocol.disclosure import parse
@@ -63,45 +64,79 @@ async def test_many_values_and_many_subjects_of_one_batch(tmp_path: Path) -> Non
     assert execute(vault(tmp_path), "SELECT count(*) FROM subject") == [(7,)]
 
 
+ONE, OTHER = "(SELECT min(id) FROM leaf WHERE sealed NOT NULL)", "(SELECT max(id) FROM leaf)"
+
+
 @pytest.mark.parametrize(
-    "attack",
+    ("file", "attack"),
     [
-        "UPDATE disclosure SET sealed = zeroblob(length(sealed)) WHERE id = (SELECT min(id) "
-        "FROM disclosure)",
-        "UPDATE disclosure SET sealed = (SELECT sealed FROM disclosure ORDER BY id DESC LIMIT 1)",
-        "UPDATE disclosure SET digest = (SELECT digest FROM disclosure ORDER BY id DESC LIMIT 1)",
-        "UPDATE subject SET wrapped = zeroblob(60)",
+        (state, "UPDATE leaf SET sealed = zeroblob(length(sealed)) WHERE sealed NOT NULL"),
+        (state, "UPDATE leaf SET sealed = x'00' WHERE sealed NOT NULL"),
+        (
+            state,
+            f"UPDATE leaf SET sealed = (SELECT sealed FROM leaf WHERE id = {OTHER}) "
+            f"WHERE id = {ONE}",
+        ),
+        (
+            state,
+            f"UPDATE leaf SET hash = (SELECT hash FROM leaf WHERE id = {OTHER}) WHERE id = {ONE}",
+        ),
+        (vault, "UPDATE subject SET wrapped = x'00'"),
+        (vault, "UPDATE subject SET tag = zeroblob(32)"),
     ],
-    ids=["zeroed", "swapped", "relabelled", "key-damaged"],
+    ids=["zeroed", "cut", "swapped", "moved", "key-damaged", "key-relabelled"],
 )
-async def test_a_tampered_row_does_not_open(tmp_path: Path, attack: str) -> None:
+async def test_tampered_values_do_not_open(
+    tmp_path: Path, file: Callable[[Path], Path], attack: str
+) -> None:
     async with Home(tmp_path) as home:
         first = await home.log.append(intent("d1", "one"))
         await home.log.append(result("d1", first.seq, "two"))
-    execute(vault(tmp_path), attack)
+    execute(file(tmp_path), attack)
     with pytest.raises(StorageError) as refused:
-        read_log(tmp_path, 1, lambda reader: reader.private(first.seq))
+        read_log(tmp_path, 1, values_of(first.seq))
     assert refused.value.code == "vault_damaged"
 
 
-async def test_rows_without_a_leaf_are_swept_at_boot(tmp_path: Path) -> None:
-    """A crash between the vault's commit and the log's leaves rows that nothing commits to."""
+async def test_a_destroyed_key_takes_its_values_and_no_others(tmp_path: Path) -> None:
     async with Home(tmp_path) as home:
-        place = await home.log.append(intent("kept", "kept"))
-        await home.log.append(intent("lost", "lost"))
-    execute(state(tmp_path), "DELETE FROM leaf WHERE decision = 'lost'")
-    assert execute(vault(tmp_path), "SELECT count(*) FROM disclosure") == [(2,)]
-    async with Home(tmp_path) as home:
-        assert execute(vault(tmp_path), "SELECT count(*) FROM disclosure") == [(1,)]
-        again = await home.log.append(intent("next", "next"))
-        assert again.seq == place.seq + 1
-        (encoded,) = await home.database.read(lambda reader: reader.private(again.seq))
-        assert parse(encoded).value == "next"
+        gone = await home.log.append(intent("d1", "one", subject="erika"))
+        kept = await home.log.append(intent("d2", "two", subject="max"))
+    execute(vault(tmp_path), "DELETE FROM subject WHERE id = 1")
+    assert read_log(tmp_path, 1, values_of(gone.seq)) == []
+    (encoded,) = read_log(tmp_path, 1, values_of(kept.seq))
+    assert parse(encoded).value == "two"
 
 
-async def test_too_many_fields_fail_alone(tmp_path: Path) -> None:
+async def test_a_vault_that_cannot_take_a_key_refuses_the_record_and_recovers(
+    tmp_path: Path,
+) -> None:
     async with Home(tmp_path) as home:
-        draft = LeafDraft("INTENT", {}, {f"f{n}": n for n in range(65)}, "s")
-        with pytest.raises(StorageError, match="65 private fields"):
-            await home.log.append(draft)
-        assert (await home.log.append(intent("d"))).seq == 1
+        await home.log.append(intent("d1", subject="known"))
+        connection = home.storage.vault_connection
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+        drafts = [intent("d2", subject=f"new {number}") for number in range(100)]
+        outcome = await asyncio.gather(*map(home.log.append, drafts), return_exceptions=True)
+        assert {type(error) for error in outcome} == {StorageFull}
+        size = home.log.size
+        assert (await home.log.append(intent("d3", subject="known"))).seq == size
+        connection.execute("PRAGMA max_page_count = 1000000")
+        place = await home.log.append(intent("d4", "mine", subject="new again"))
+        (encoded,) = await home.database.read(values_of(place.seq))
+    assert parse(encoded).value == "mine"
+
+
+async def test_more_subjects_than_are_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault_module, "CACHED_KEYS", 3)
+    async with Home(tmp_path) as home:
+        for turn in range(2):
+            places = await asyncio.gather(
+                *(home.log.append(intent(f"d{n}", f"v{n}", f"s{n % 5}")) for n in range(20))
+            )
+            for n, place in enumerate(places):
+                (encoded,) = await home.database.read(values_of(place.seq))
+                assert parse(encoded).value == f"v{n}", turn
+    assert execute(vault(tmp_path), "SELECT count(*) FROM subject") == [(5,)]

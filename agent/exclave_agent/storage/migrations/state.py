@@ -1,4 +1,4 @@
-"""Schema of state.db: the log, its tree, checkpoints, small state and API keys."""
+"""Schema of state.db: the log with its sealed values, its tree, checkpoints, state, API keys."""
 
 from __future__ import annotations
 
@@ -20,7 +20,15 @@ def _version_1(db: Database) -> None:
         {"epoch": int, "origin": str}, pk="epoch", not_null={"origin"}, strict=True
     )
     db.table("leaf").create(
-        {"id": int, "hash": bytes, "decision": str, "data": bytes},
+        {
+            "id": int,
+            "hash": bytes,
+            "decision": str,
+            "data": bytes,
+            # Last, so that reading the leaf does not read these: they may be large.
+            "subject": int,
+            "sealed": bytes,
+        },
         pk="id",
         not_null={"hash", "data"},
         strict=True,

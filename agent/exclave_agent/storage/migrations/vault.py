@@ -1,4 +1,4 @@
-"""Schema of vault.db: wrapped keys of subjects, and the values sealed under them."""
+"""Schema of vault.db: the keys under which values are sealed, one for each subject."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ if TYPE_CHECKING:
 
 KIND = FileKind("vault.db", 0x45584356, 1)  # "EXCV"
 
-ORDINAL_BITS = 6
-"""A row id is `leaf id << 6 | n`: at most 64 private fields a leaf."""
-
 
 def _version_1(db: Database) -> None:
     # Holds one value sealed under the master key, to tell a wrong key from a damaged row.
@@ -25,12 +22,6 @@ def _version_1(db: Database) -> None:
         strict=True,
     )
     db.table("subject").create_index(["tag"], unique=True)
-    db.table("disclosure").create(
-        {"id": int, "subject": int, "digest": str, "sealed": bytes},
-        pk="id",
-        not_null={"subject", "digest", "sealed"},
-        strict=True,
-    )
 
 
 STEPS = (_version_1,)
