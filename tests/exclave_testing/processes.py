@@ -145,11 +145,9 @@ class Coordinator:
     def init(self) -> None:
         """`exclave-coordinator init`."""
         session, enroll, metrics = (f"127.0.0.1:{port}" for port in self.ports)
-        run(
-            [BIN / "exclave-coordinator", "init", "--home", self.home]
-            + ["--trust-domain", self.domain, "--listen", session]
-            + ["--enroll-listen", enroll, "--metrics-listen", metrics]
-        )
+        command: list[str | Path] = [BIN / "exclave-coordinator", "init", "--home", self.home]
+        command += ["--trust-domain", self.domain, "--listen", session]
+        run([*command, "--enroll-listen", enroll, "--metrics-listen", metrics])
 
     def start(self) -> None:
         """Serve, and wait until both ports answer."""
