@@ -13,8 +13,8 @@ from .store import LeafStore
 class Log:
     """A `ports.AuditLog`.
 
-    A leaf MUST be on disk, and its values before it, when `append` returns. A caller that
-    is cancelled while it waits does not take its leaf back: it is written all the same.
+    A leaf and its values MUST be on disk when `append` returns. A caller that is cancelled
+    while it waits does not take its leaf back: it is written all the same.
     """
 
     def __init__(self, store: LeafStore, clock: Clock, rng: Rng) -> None:

@@ -111,7 +111,7 @@ class LeafStore(Protocol):
         ...
 
     async def append(self, prepared: Prepared) -> Appended:
-        """Vault rows first, then the leaf that commits to them."""
+        """The leaf and its sealed values, in one commit."""
         ...
 
     async def append_once(self, evidence: bytes, prepared: Prepared) -> Appended | None:
