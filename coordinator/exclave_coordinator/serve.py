@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import resource
 import signal
 import sys
 from importlib.metadata import version
@@ -25,11 +26,21 @@ def serve(home: Home) -> None:
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
+    # tuf reports every key that has not signed; we report the sum, once.
+    logging.getLogger("tuf").setLevel(logging.WARNING)
+    _allow_files()
     try:
         asyncio.run(_serve(home, settings))
     except ExceptionGroup as group:
         # The first failure is the reason; the others are its consequences.
         raise group.exceptions[0] from group
+
+
+def _allow_files() -> None:
+    """Every session is a file: take what the system would give us anyway."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(home: Home, settings: config.Settings) -> None:

@@ -14,6 +14,9 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
 from exclave_coordinator.api import auth
 from exclave_coordinator.api.server import SERVICES
 from exclave_protocol.checkpoint import operator_origin
@@ -24,9 +27,6 @@ from exclave_protocol.pb.admin_pb2_grpc import AdminServicer, AdminStub
 from exclave_protocol.pb.artifact_pb2_grpc import ArtifactStub
 from exclave_protocol.pb.audit_pb2_grpc import AuditStub
 from exclave_protocol.tree import leaf_hash, root_of
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-
 from exclave_testing.coordinator import (
     TIMEOUT,
     RunningCoordinator,
@@ -73,11 +73,12 @@ async def test_wrong_role_is_refused_and_recorded(centre: RunningCoordinator) ->
     assert (status, code) == ("PERMISSION_DENIED", "role")
     assert "auditor" in message
     manager = await centre.operator("release-manager")
-    for call in (
+    attempts: list[Any] = [
         lambda: manager.CreateTenant(admin_pb2.CreateTenantRequest(name="x")),
         lambda: manager.BanAgent(admin_pb2.AgentRequest(tenant="acme", agent="a")),
         lambda: manager.ExportAudit(admin_pb2.ExportAuditRequest(tenant="acme")).read(),
-    ):
+    ]
+    for call in attempts:
         assert (await refused(call()))[:2] == ("PERMISSION_DENIED", "role")
     assert (await auditor.ListTenants(admin_pb2.ListTenantsRequest())).tenants[0].name == "acme"
     leaves = await _read_log(centre)
@@ -165,7 +166,7 @@ async def test_the_mtls_port_wants_a_certificate_and_the_join_port_has_no_other_
 async def test_issue_operator_refuses_bad_names_roles_and_lives(
     centre: RunningCoordinator,
 ) -> None:
-    good = {"name": "eve", "role": "auditor", "csr": csr(new_key()), "ttl": 0}
+    good: dict[str, Any] = {"name": "eve", "role": "auditor", "csr": csr(new_key()), "ttl": 0}
     for change in (
         {"name": "Eve"},
         {"role": "root"},
@@ -200,7 +201,9 @@ async def test_health_reflection_and_metrics(centre: RunningCoordinator) -> None
     await centre.tenant("acme")
     await refused(centre.tenant("acme"))
     text = await asyncio.to_thread(_scrape, centre.up.metrics)
-    line = 'exclave_coordinator_calls_total{method="/exclave.v1.Admin/CreateTenant",status="%s"} 1.0'
+    line = (
+        'exclave_coordinator_calls_total{method="/exclave.v1.Admin/CreateTenant",status="%s"} 1.0'
+    )
     assert line % "OK" in text
     assert line % "ALREADY_EXISTS" in text
     assert "exclave_coordinator_sessions 0.0" in text
@@ -227,9 +230,7 @@ def _handshake(endpoint: str, version: ssl.TLSVersion) -> str | None:
 
 
 @pytest.mark.parametrize("port", ["session", "enroll"])
-async def test_tls_1_2_is_refused_and_1_3_accepted(
-    centre: RunningCoordinator, port: str
-) -> None:
+async def test_tls_1_2_is_refused_and_1_3_accepted(centre: RunningCoordinator, port: str) -> None:
     endpoint = getattr(centre.up, port)
     accepted = await asyncio.to_thread(_handshake, endpoint, ssl.TLSVersion.TLSv1_3)
     assert accepted == "TLSv1.3"

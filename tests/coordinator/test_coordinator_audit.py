@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from exclave_protocol.checkpoint import verify_cosignature
 from exclave_protocol.evidence import verify_bundle
 from exclave_protocol.note import VerifyKey, open_note, split_note
 from exclave_protocol.pb import admin_pb2, audit_pb2
-
 from exclave_testing.coordinator import (
     TIMEOUT,
     AgentLog,
@@ -31,9 +31,7 @@ async def _append(member: Member, log: AgentLog, begin: int, end: int | None = N
     return int(answer.size)
 
 
-def _witness(
-    log: AgentLog, old: int, new: int, **change: Any
-) -> audit_pb2.WitnessRequest:
+def _witness(log: AgentLog, old: int, new: int, **change: Any) -> audit_pb2.WitnessRequest:
     fields: dict[str, Any] = {
         "epoch": log.epoch,
         "old_size": old,

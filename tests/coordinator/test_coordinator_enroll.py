@@ -8,9 +8,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
 from exclave_coordinator.fleet.certificates import recovery_message
 from exclave_protocol.pb import admin_pb2, audit_pb2, enrollment_pb2
-
 from exclave_testing.coordinator import (
     TIMEOUT,
     Member,

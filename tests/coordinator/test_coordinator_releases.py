@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from exclave_coordinator.releases.publish import ONLINE_LIFE
 from exclave_protocol import tufmeta
 from exclave_protocol.pb import admin_pb2, artifact_pb2
 from exclave_protocol.release import digest_of
-
 from exclave_testing.coordinator import (
     TIMEOUT,
     RunningCoordinator,

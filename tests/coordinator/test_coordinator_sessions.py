@@ -8,12 +8,12 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from exclave_coordinator.ports import Desired
 from exclave_protocol.errors import ReleaseError
 from exclave_protocol.pb import admin_pb2, fleet_pb2
 from exclave_protocol.release import open_assignment
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from exclave_testing.coordinator import (
     TIMEOUT,
     Member,
@@ -25,6 +25,11 @@ from exclave_testing.coordinator import (
 
 async def _read(call: Any) -> Any:
     return await asyncio.wait_for(call.read(), TIMEOUT)
+
+
+async def _to_the_end(call: Any) -> None:
+    while await _read(call) is not grpc.aio.EOF:
+        continue
 
 
 async def _ended(call: Any) -> tuple[str, str]:
@@ -40,7 +45,7 @@ def _observed(generation: int, digest: str, phase: str = "PHASE_APPLIED") -> Any
     return fleet_pb2.AgentMessage(
         observed=fleet_pb2.Observed(
             generation=generation,
-            phase=fleet_pb2.Phase.Value(phase),
+            phase=phase,
             release_digest=digest,
             audit_size=7,
             audit_epoch=1,
@@ -50,7 +55,8 @@ def _observed(generation: int, digest: str, phase: str = "PHASE_APPLIED") -> Any
 
 async def _agent(centre: RunningCoordinator, member: Member) -> admin_pb2.Agent:
     listed = await centre.admin.ListAgents(admin_pb2.ListAgentsRequest(tenant=member.tenant))
-    return next(a for a in listed.agents if a.name == member.name)
+    found: admin_pb2.Agent = next(a for a in listed.agents if a.name == member.name)
+    return found
 
 
 async def test_rollout_reaches_the_agent_signed_and_its_word_is_recorded(
@@ -76,7 +82,7 @@ async def test_rollout_reaches_the_agent_signed_and_its_word_is_recorded(
         open_assignment(desired.assignment, [stranger])
     await call.write(_observed(1, digest))
 
-    async def status() -> admin_pb2.Rollout:
+    async def status() -> Any:
         return await centre.admin.GetRollout(admin_pb2.GetRolloutRequest(tenant="acme"))
 
     async with asyncio.timeout(TIMEOUT):
@@ -227,8 +233,7 @@ async def test_nonsense_observations_end_the_stream(
     call = await member.session()
     await call.write(fleet_pb2.AgentMessage(observed=observed))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        while await _read(call) is not grpc.aio.EOF:
-            continue
+        await _to_the_end(call)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 

@@ -21,11 +21,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from exclave_protocol.wire import CLIENT_OPTIONS, require_tls13
 
 require_tls13()
 
 import grpc  # noqa: E402 (after the TLS setting, which gRPC reads once)
+
 from exclave_coordinator.config import Settings  # noqa: E402
 from exclave_coordinator.coordinator import Running, running  # noqa: E402
 from exclave_coordinator.home import Home, create  # noqa: E402

@@ -68,7 +68,7 @@ async def abort(context: Any, error: Exception) -> NoReturn:
     if not isinstance(error, CoordinatorError):
         log.error("call failed", exc_info=error)
         await context.abort(grpc.StatusCode.INTERNAL, "the coordinator failed: see its log")
-        raise AssertionError("abort always raises")
+        raise AssertionError("abort always raises")  # noqa: TRY004 (no argument is checked here)
     if isinstance(error, StorageError):
         log.error("storage (%s): %s", error.code, error.message)
     trailing: list[tuple[str, str | bytes]] = [(CODE_METADATA, error.code)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, NoReturn
 
 import grpc
@@ -75,8 +76,10 @@ class Gate(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
             try:
                 set_caller(self._keeper.identify(method, context))
-                async for message in inner(request, context):
-                    yield message
+                # Closed here, not when the collector finds it: sessions end with their stream.
+                async with aclosing(inner(request, context)) as messages:
+                    async for message in messages:
+                        yield message
             except Exception as error:  # noqa: BLE001 (mapped to a status; unforeseen ones logged)
                 await self._refuse(method, context, error)
             self._metrics.calls.labels(method, "OK").inc()

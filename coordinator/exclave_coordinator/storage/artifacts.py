@@ -7,7 +7,7 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
 import obstore
@@ -70,14 +70,19 @@ class ObjectArtifacts:
         await obstore.put_async(self._store, _path(tenant, sha256), b"")
 
     async def _stream(self, path: str, chunks: AsyncIterator[bytes]) -> None:
-        # The writer completes the object only in close(): a wrong upload never shows.
+        # The writer completes the object only in close(); dropped before, it leaves nothing.
         writer = obstore.open_writer_async(self._store, path, buffer_size=4 * CHUNK)
-        try:
-            async for chunk in chunks:
-                await writer.write(chunk)
-            await writer.close()
-        except (BaseError, OSError) as error:
-            raise _failure(error) from error
+        async for chunk in chunks:
+            await _storing(writer.write(chunk))
+        await _storing(writer.close())
+
+
+async def _storing(step: Awaitable[object]) -> None:
+    """A step of the store itself: its failures are ours, the source's are not."""
+    try:
+        await step
+    except (BaseError, OSError) as error:
+        raise _failure(error) from error
 
 
 async def _checked(sha256: str, length: int, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

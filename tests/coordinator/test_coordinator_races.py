@@ -1,0 +1,151 @@
+"""Two at once, and failures in the middle: exactly one wins, and nothing is half-recorded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+
+from exclave_coordinator.audit.oplog import Act
+from exclave_coordinator.errors import StorageError, StorageFull
+from exclave_coordinator.fleet.registry import Registry
+from exclave_coordinator.fleet.sessions import Sessions
+from exclave_coordinator.ports import Agent, AgentKey, Observed, Tx
+from exclave_coordinator.system import SystemRng
+from exclave_protocol.pb import admin_pb2, audit_pb2
+from exclave_testing.clock import FakeClock
+from exclave_testing.coordinator import (
+    RunningCoordinator,
+    Signers,
+    new_key,
+    refused,
+    release_blobs,
+)
+
+
+async def test_one_token_two_machines(centre: RunningCoordinator) -> None:
+    await centre.tenant("acme")
+    token = await centre.token("acme")
+    results = await asyncio.gather(
+        *(
+            centre.enrollment.Enroll(centre.request("acme", token, new_key(), agent=f"a{n}"))
+            for n in range(8)
+        ),
+        return_exceptions=True,
+    )
+    refusals = [r for r in results if isinstance(r, grpc.aio.AioRpcError)]
+    assert len(refusals) == 7
+    assert {dict(r.trailing_metadata() or ())["exclave-code"] for r in refusals} == {"token_spent"}
+    listed = await centre.admin.ListAgents(admin_pb2.ListAgentsRequest(tenant="acme"))
+    assert len(listed.agents) == 1
+
+
+async def test_two_witness_requests_on_one_size(centre: RunningCoordinator) -> None:
+    await centre.tenant("acme")
+    member = await centre.enroll("acme", "north")
+    log = member.log()
+    log.add(8)
+    await member.audit.Append(audit_pb2.AppendRequest(epoch=1, leaves=log.leaves))
+    results = await asyncio.gather(
+        *(
+            member.audit.Witness(
+                audit_pb2.WitnessRequest(epoch=1, old_size=0, checkpoint=log.checkpoint(size))
+            )
+            for size in (4, 5, 6, 7)
+        ),
+        return_exceptions=True,
+    )
+    won = [r for r in results if not isinstance(r, BaseException)]
+    lost = [r for r in results if isinstance(r, grpc.aio.AioRpcError)]
+    assert (len(won), len(lost)) == (1, 3)
+    assert {r.code().name for r in lost} == {"ABORTED"}
+
+
+async def test_two_publications_of_one_base(centre: RunningCoordinator) -> None:
+    tenant = await centre.tenant("acme")
+    people, blobs = Signers(), release_blobs("acme", 1)
+    await centre.upload("acme", blobs)
+    root = people.root(tenant, ("ann", "bob"))
+    offers = [people.targets(v, blobs, ("ann", "bob")) for v in (1, 2, 3)]
+    results = await asyncio.gather(
+        *(centre.publish("acme", [root], targets) for targets in offers), return_exceptions=True
+    )
+    won = [r for r in results if not isinstance(r, BaseException)]
+    assert len(won) >= 1
+    shown = await centre.admin.GetTenant(admin_pb2.GetTenantRequest(name="acme"))
+    assert shown.root_version == 1
+    name = f"{shown.targets_version}.targets.json"
+    stored = await centre.read(lambda tx: tx.releases.metadata("acme", name))
+    assert stored == offers[shown.targets_version - 1]
+
+
+async def test_a_change_that_cannot_be_recorded_does_not_happen(
+    centre: RunningCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await centre.tenant("acme")
+    await centre.enroll("acme", "north")
+
+    def full(_tx: Tx, _act: Act, _outcome: str, _code: str = "") -> int:
+        raise StorageFull("the disk is full")
+
+    monkeypatch.setattr(centre.up.parts.operators, "append", full)
+    ban = admin_pb2.AgentRequest(tenant="acme", agent="north")
+    assert (await refused(centre.admin.BanAgent(ban)))[:2] == ("RESOURCE_EXHAUSTED", "storage_full")
+    assert (await refused(centre.tenant("other")))[0] == "RESOURCE_EXHAUSTED"
+    listed = await centre.admin.ListAgents(admin_pb2.ListAgentsRequest())
+    assert [a.state for a in listed.agents] == [admin_pb2.Agent.State.ACTIVE]
+    tenants = await centre.admin.ListTenants(admin_pb2.ListTenantsRequest())
+    assert [t.name for t in tenants.tenants] == ["acme"]
+
+
+class BrokenStore:
+    """ports.Store that fails as often as told, then remembers what was written."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.batches = 0
+
+    async def write(self, job: Callable[[Tx], Any], *, after: Any = None) -> Any:
+        if self.failures:
+            self.failures -= 1
+            raise StorageError("no luck")
+        self.batches += 1
+
+    async def read(self, job: Callable[[Tx], Any]) -> Any:
+        raise AssertionError("sessions never read")
+
+
+class RunningClock(FakeClock):
+    """A fake clock that also tells whole seconds."""
+
+    def now(self) -> int:
+        return self.now_ns() // 10**9
+
+
+async def test_observations_survive_a_failing_store_and_gather_into_batches() -> None:
+    clock, store, registry = RunningClock(), BrokenStore(failures=2), Registry()
+    registry.load(
+        [Agent(AgentKey("acme", f"a{n}"), "active", b"k", b"", bytes(32), 1) for n in range(50)]
+    )
+    sessions = Sessions(store, registry, limit=100, clock=clock, rng=SystemRng())
+    task = asyncio.create_task(sessions.collect())
+    for _ in range(3):
+        for member in registry.of_tenant("acme"):
+            sessions.observe(member, Observed(generation=1))
+    for _ in range(2):
+        await clock.until_sleepers(1)
+        await clock.advance(0.05)
+        await clock.until_sleepers(1)
+        assert store.batches == 0
+        await clock.advance(1.0)
+    await clock.until_sleepers(1)
+    await clock.advance(0.05)
+    assert store.batches == 1
+    await clock.advance(5)
+    assert store.batches == 1  # nothing new: nothing written
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
