@@ -46,4 +46,4 @@ def command(token_file: Path | None, name: str, home: Path | None) -> None:
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     identity = asyncio.run(join(settings.home, token, GrpcJoin(), agent=name))
     click.echo(f"joined as {identity.spiffe}")
-    click.echo(f"identity in {identity.folder}; start it with: exclave-agent run --home {home}")
+    click.echo(f"identity in {identity.folder}; start it with: exclave-agent run --home {settings.home}")
