@@ -14,9 +14,7 @@ import grpc
 
 from exclave_agent.identity.certificates import to_pem
 from exclave_agent.identity.store import Identity, IdentityStore
-from exclave_protocol.wire import CLIENT_OPTIONS, require_tls13
-
-require_tls13()
+from exclave_protocol.wire import CLIENT_OPTIONS
 
 log = logging.getLogger(__name__)
 

@@ -137,6 +137,8 @@ async def test_tls_1_2_is_refused_when_joining(
     with pytest.raises(LinkError) as caught:
         await join(tmp_path / "home", token, GrpcJoin())
     assert caught.value.code == "unreachable"
+    with pytest.raises(LinkError, match="handshake"):
+        await GrpcJoin().presented_chain(endpoint)
 
 
 async def test_tls_1_2_is_refused_by_channels(old_server: tuple[str, Ca]) -> None:

@@ -120,6 +120,30 @@ async def test_more_bytes_than_signed_are_refused(store: ArtifactStore, source: 
     assert list(store.path(SHA256).parent.iterdir()) == []
 
 
+async def test_an_endless_file_is_cut_off_at_its_signed_length(
+    store: ArtifactStore, source: Source
+) -> None:
+    source.targets[SHA256] = DATA * 100
+    assert await code_of(store) == "tampered"
+    assert source.sent <= len(DATA) + source.chunk
+
+
+async def test_a_link_that_breaks_again_and_again_still_gets_there(
+    store: ArtifactStore, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Giving up is for links that bring nothing: this one brings a little each time."""
+    whole = source.read
+
+    def flaky(sha256: str, offset: int) -> AsyncIterator[bytes]:
+        source.break_after = 1000
+        return whole(sha256, offset)
+
+    monkeypatch.setattr(source, "read", flaky)
+    await store.ensure([REF])
+    assert len(source.reads) > 2 * STALLS
+    assert store.path(SHA256).read_bytes() == DATA
+
+
 async def test_truncated_model_file(store: ArtifactStore, source: Source) -> None:
     """The coordinator holds fewer bytes than were signed: nothing is activated, nothing lost."""
     source.targets[SHA256] = DATA[:4000]

@@ -323,10 +323,10 @@ DIGEST = "ab" * 32
 @pytest.mark.parametrize(
     ("desired", "code"),
     [
-        (assign(DIGEST, agent="edge-2"), "assignment_invalid"),
-        (assign(DIGEST, tenant="globex"), "wrong_tenant"),
-        (assign(DIGEST, domain="evil.example"), "wrong_tenant"),
-        (assign(DIGEST, director="stranger"), "assignment_invalid"),
+        (assign(DIGEST, 7, agent="edge-2"), "assignment_invalid"),
+        (assign(DIGEST, 7, tenant="globex"), "wrong_tenant"),
+        (assign(DIGEST, 7, domain="evil.example"), "wrong_tenant"),
+        (assign(DIGEST, 7, director="stranger"), "assignment_invalid"),
         (assign(DIGEST, 4), "assignment_invalid"),
         (assign(DIGEST, 7, announced=8), "assignment_invalid"),
         (assign(DIGEST, 7, seconds=60), "expired"),
