@@ -146,8 +146,9 @@ class ReleaseRefused(AgentError):
     """A release failed verification or activation; the former one stays.
 
     Codes: unsigned, under_signed, expired, rolled_back, tampered, mismatch (assignment and
-    TUF metadata disagree), wrong_tenant, assignment_invalid, below_floor, fetch_failed,
-    disk_full, policy_invalid, model_load_failed.
+    TUF metadata disagree), mix_and_match (files of different publications), root_mismatch (not
+    the root that the join token pins), wrong_tenant, assignment_invalid, below_floor,
+    fetch_failed, disk_full, policy_invalid, model_load_failed.
     """
 
     code = "release_refused"
@@ -162,8 +163,10 @@ class ModelLoadFailed(ReleaseRefused):
 class IdentityError(AgentError):
     """Enrollment or certificate trouble.
 
-    Codes: token_unknown, token_spent, token_expired, evicted, banned, expired,
-    wrong_tenant, not_enrolled, already_enrolled.
+    Codes: token_unknown, token_spent, token_expired, token_revoked, token_wrong_agent,
+    name_taken, evicted, banned, expired, wrong_tenant, not_enrolled, already_enrolled,
+    join_running, ca_mismatch, bad_certificate, bad_answer, key_replaced, recovery_refused,
+    renewal_refused, clock_skew, unauthenticated, identity_damaged, identity_exposed.
     """
 
     code = "identity_error"

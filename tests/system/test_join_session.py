@@ -242,6 +242,22 @@ async def test_a_ban_ends_the_session_and_the_agent_serves_its_grace(
     assert refused.value.code == "banned"
 
 
+async def test_an_evicted_agent_comes_back_with_a_new_token(
+    centre: RunningCoordinator, tmp_path: Path
+) -> None:
+    tenant = await Tenant.create(centre)
+    first = await join(tmp_path / "home", await tenant.token(), GrpcJoin())
+    async with agent(tmp_path / "home") as it:
+        await eventually("session", lambda: it.session.status().state is LinkState.CONNECTED)
+        request = admin_pb2.AgentRequest(tenant="acme", agent="edge-1", reason="test")
+        await centre.admin.EvictAgent(request, timeout=10)
+        await eventually("evicted", lambda: it.session.status().state is LinkState.EVICTED)
+    second = await join(tmp_path / "home", await tenant.token(), GrpcJoin(), again=True)
+    assert second.spiffe == first.spiffe
+    async with agent(tmp_path / "home") as it:
+        await eventually("back", lambda: it.session.status().state is LinkState.CONNECTED)
+
+
 async def test_renewal_and_recovery(centre: RunningCoordinator, tmp_path: Path) -> None:
     tenant = await Tenant.create(centre)
     await join(tmp_path / "home", await tenant.token(), GrpcJoin())

@@ -20,13 +20,20 @@ from exclave_protocol.identity import JoinToken, SpiffeId, check_endpoint
 
 
 async def join(
-    home: Path, token: JoinToken, transport: JoinTransport, *, agent: str = ""
+    home: Path,
+    token: JoinToken,
+    transport: JoinTransport,
+    *,
+    agent: str = "",
+    again: bool = False,
 ) -> Identity:
     """Enroll this home with a join token; returns the identity, durable on disk.
 
     Joining again with the same token returns the identity that is there. Keys are written
     before the token is spent, so a lost answer is repeated with the same key, which the
-    coordinator accepts. `agent` asks for a name where the token leaves it open.
+    coordinator accepts. `agent` asks for a name where the token leaves it open. `again` lets
+    an evicted agent come back with a new token of its tenant, under its old name and keys, so
+    that its audit log goes on.
 
     Raises: IdentityError (already_enrolled, ca_mismatch, token_unknown, token_spent,
     token_expired, banned, bad_certificate, wrong_tenant), LinkError.
@@ -39,9 +46,11 @@ async def join(
     folder = identity_folder(home)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _alone(folder):
-        present = _present(home, token)
-        if present is not None:
+        present = _present(home)
+        if present is not None and present.token_id == token.token_id:
             return present
+        if present is not None:
+            agent = _same_agent(present, token, again=again)
         key, audit_key = _keys(folder)
         ca = certificates.pinned_authority(
             await transport.presented_chain(token.endpoint), token.ca_sha256
@@ -59,15 +68,19 @@ async def join(
         return load(home)
 
 
-def _present(home: Path, token: JoinToken) -> Identity | None:
-    """The identity that is already there, if this very token made it."""
+def _present(home: Path) -> Identity | None:
+    """The identity that is already there."""
     if not (identity_folder(home) / "join.json").exists():
         return None
-    identity = load(home)
-    if identity.token_id == token.token_id:
-        return identity
+    return load(home)
+
+
+def _same_agent(present: Identity, token: JoinToken, *, again: bool) -> str:
+    """The name under which an enrolled agent may enroll again. Raises: IdentityError."""
+    if again and token.tenant == present.tenant and token.agent in ("", present.agent):
+        return present.agent
     raise IdentityError(
-        f"this home is already agent {identity.agent} of tenant {identity.tenant}; "
+        f"this home is already agent {present.agent} of tenant {present.tenant}; "
         "use another home, or remove its identity folder to give that agent up",
         code="already_enrolled",
     )

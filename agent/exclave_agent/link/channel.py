@@ -23,7 +23,14 @@ RETIRE_GRACE: Final = 60.0
 
 # Each channel has its own connection: otherwise gRPC could reuse one that was opened with
 # the former certificate.
-_OPTIONS: Final = [*CLIENT_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
+_OPTIONS: Final = [
+    *CLIENT_OPTIONS,
+    ("grpc.use_local_subchannel_pool", 1),
+    # While a channel backs off it fails every call at once. Our callers back off themselves,
+    # with jitter and up to minutes; gRPC's own 2 minutes on top would outlast theirs.
+    ("grpc.initial_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
 
 
 def anonymous_channel(endpoint: str, ca: bytes) -> grpc.aio.Channel:

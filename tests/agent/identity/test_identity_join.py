@@ -81,6 +81,28 @@ async def test_another_token_does_not_replace_an_identity(tmp_path: Path, desk: 
     assert AGENT in error.message
 
 
+async def test_an_evicted_agent_comes_back_under_its_old_name_and_keys(
+    tmp_path: Path, desk: Desk
+) -> None:
+    first = await join(tmp_path, desk.token, desk)
+    desk.token = desk.new_token(token_id="f" * 32, agent="")
+    second = await join(tmp_path, desk.token, desk, again=True)
+    assert (second.agent, second.key_pem) == (AGENT, first.key_pem)
+    assert second.audit_key.private_bytes_raw() == first.audit_key.private_bytes_raw()
+    assert (second.token_id, second.cert_pem != first.cert_pem) == ("f" * 32, True)
+
+
+@pytest.mark.parametrize("changes", [{"tenant": "globex"}, {"agent": "other"}])
+async def test_coming_back_as_somebody_else_is_refused(
+    tmp_path: Path, desk: Desk, changes: dict[str, str]
+) -> None:
+    await join(tmp_path, desk.token, desk)
+    token = desk.new_token(token_id="f" * 32, **changes)
+    with pytest.raises(IdentityError) as caught:
+        await join(tmp_path, token, desk, again=True)
+    assert caught.value.code == "already_enrolled"
+
+
 async def test_a_lost_answer_strands_nobody(tmp_path: Path, desk: Desk) -> None:
     desk.lose_answers = 2
     for _ in range(2):

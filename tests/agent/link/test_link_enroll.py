@@ -198,3 +198,30 @@ async def test_an_expired_certificate_is_refused_by_the_handshake(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_channel_tries_again_soon_after_a_long_outage(
+    tmp_path: Path, coordinator: FakeCoordinator
+) -> None:
+    """gRPC's own backoff must not outlast ours: the next attempts after the return succeed."""
+    identity = await join(tmp_path, coordinator.desk.token, GrpcJoin())
+    await coordinator.stop()
+
+    async def ask(channel: grpc.aio.Channel) -> bool:
+        call = ArtifactStub(channel).Metadata(artifact_pb2.MetadataRequest(name="x"))
+        try:
+            await call
+        except grpc.aio.AioRpcError as error:
+            return error.code() is grpc.StatusCode.NOT_FOUND  # it answered
+        return True
+
+    async with mutual_channel(identity) as channel:
+        outage = time.monotonic() + 6  # enough for gRPC's default to reach several seconds
+        while time.monotonic() < outage:
+            assert not await ask(channel)
+            await asyncio.sleep(0.05)
+        await coordinator.start()
+        returned = time.monotonic()
+        while not await ask(channel):
+            assert time.monotonic() - returned < 2.5
+            await asyncio.sleep(0.05)
