@@ -144,6 +144,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Rooms:
     record = await _open_record(identity, storage, clock, rng)
     trusted = TrustedTime(clock, storage.state)
     step_back = await trusted.load()
+    await trusted.persist()
     boot_id = ids.new()
     await record_boot(
         record.log,
