@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -73,7 +74,7 @@ def play(console: Console, story: Story) -> list[Outcome]:
 
 def main() -> None:
     """Play the story in a fresh folder and write the summary."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     folder = Path(tempfile.mkdtemp(prefix="exclave-demo-"))
     console.print(f"[bold]Exclave[/], the main job end to end, in {folder}\n")
     story = Story(folder)
