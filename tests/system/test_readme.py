@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 
+import pytest
+
 from exclave_testing.models import smollm2_path
 from exclave_testing.processes import BIN, ROOT, run, wait_for
 
@@ -55,9 +57,5 @@ def test_links_in_the_documents_lead_somewhere() -> None:
 
 
 def test_waiting_says_what_it_waited_for() -> None:
-    try:
+    with pytest.raises(AssertionError, match="pigs to fly"):
         wait_for("pigs to fly", lambda: False, 0.01)
-    except AssertionError as error:
-        assert "pigs to fly" in str(error)
-    else:
-        raise AssertionError("wait_for returned")
