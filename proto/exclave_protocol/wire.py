@@ -24,6 +24,9 @@ MAX_CSR: Final = 4 << 10
 MAX_MESSAGE: Final = 2 * MAX_METADATA + (64 << 10)
 """Most bytes of one gRPC message: new root and targets together, and their framing."""
 
+MAX_JOIN_MESSAGE: Final = 16 << 10
+"""Most bytes of one message to the enrollment port: a request, its proof, some names."""
+
 DEFAULT_ADMIN_PORT: Final = 7443
 DEFAULT_ENROLL_PORT: Final = 7444
 
@@ -44,10 +47,18 @@ SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # gRPC's default of 5 min answers the clients' 60 s keepalive with
     # GOAWAY too_many_pings.
     ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+    # Bounds what one connection may ask for at a time: gRPC itself sets no limit.
+    ("grpc.max_concurrent_streams", 128),
     # Without this, a second coordinator on the same port would silently share its traffic.
     ("grpc.so_reuseport", 0),
 )
 """Server options of the coordinator."""
+
+JOIN_OPTIONS: Final[tuple[tuple[str, int], ...]] = tuple(
+    (name, MAX_JOIN_MESSAGE if name == "grpc.max_receive_message_length" else value)
+    for name, value in SERVER_OPTIONS
+)
+"""Server options of the enrollment port, where nobody has shown a certificate yet."""
 
 _CIPHER_VARIABLE: Final = "GRPC_SSL_CIPHER_SUITES"
 _UNUSABLE_TLS12_SUITE: Final = "ECDHE-RSA-AES256-GCM-SHA384"

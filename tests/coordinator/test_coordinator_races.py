@@ -10,14 +10,18 @@ import grpc
 import pytest
 
 from exclave_coordinator.audit.oplog import Act
-from exclave_coordinator.errors import StorageError, StorageFull
+from exclave_coordinator.errors import SetupError, StorageError, StorageFull
 from exclave_coordinator.fleet.registry import Registry
 from exclave_coordinator.fleet.sessions import Sessions
 from exclave_coordinator.ports import Agent, AgentKey, Observed, Tx
+from exclave_coordinator.releases.publish import ONLINE_LIFE
 from exclave_coordinator.system import SystemRng
-from exclave_protocol.pb import admin_pb2, audit_pb2
+from exclave_protocol.pb import admin_pb2, artifact_pb2, audit_pb2, fleet_pb2
+from exclave_protocol.release import digest_of
+from exclave_protocol.wire import CHUNK
 from exclave_testing.clock import FakeClock
 from exclave_testing.coordinator import (
+    TIMEOUT,
     RunningCoordinator,
     Signers,
     new_key,
@@ -80,6 +84,80 @@ async def test_two_publications_of_one_base(centre: RunningCoordinator) -> None:
     name = f"{shown.targets_version}.targets.json"
     stored = await centre.read(lambda tx: tx.releases.metadata("acme", name))
     assert stored == offers[shown.targets_version - 1]
+
+
+async def test_a_ban_while_hello_is_awaited_leaves_no_session(centre: RunningCoordinator) -> None:
+    await centre.tenant("acme")
+    member = await centre.enroll("acme", "north")
+    call = member.fleet.Session()
+    # The stream is open on the server once a second one of the same channel has answered.
+    await member.audit.Head(audit_pb2.HeadRequest(epoch=1), timeout=TIMEOUT)
+    ban = admin_pb2.AgentRequest(tenant="acme", agent="north")
+    await centre.admin.BanAgent(ban, timeout=TIMEOUT)
+    await call.write(fleet_pb2.AgentMessage(hello=fleet_pb2.Hello(version="1", boot_id="b")))
+    assert (await refused(call.read()))[:2] == ("PERMISSION_DENIED", "banned")
+    assert not centre.up.parts.sessions.connected(member.agent)
+
+
+async def test_a_ban_ends_a_download_under_way(centre: RunningCoordinator) -> None:
+    await centre.tenant("acme")
+    member = await centre.enroll("acme", "north")
+    data = bytes(24 << 20)
+    header = admin_pb2.TargetHeader(tenant="acme", sha256=digest_of(data), length=len(data))
+    parts = [data[i : i + CHUNK] for i in range(0, len(data), CHUNK)]
+    messages = [
+        admin_pb2.UploadTargetRequest(header=header),
+        *(admin_pb2.UploadTargetRequest(data=part) for part in parts),
+    ]
+    await centre.admin.UploadTarget(iter(messages), timeout=TIMEOUT)
+    call = member.artifact.Read(artifact_pb2.ReadRequest(sha256=digest_of(data)))
+    got = len((await asyncio.wait_for(call.read(), TIMEOUT)).data)
+    ban = admin_pb2.AgentRequest(tenant="acme", agent="north")
+    await centre.admin.BanAgent(ban, timeout=TIMEOUT)
+
+    async def rest() -> None:
+        nonlocal got
+        while (piece := await call.read()) is not grpc.aio.EOF:
+            got += len(piece.data)
+
+    assert (await refused(rest()))[:2] == ("PERMISSION_DENIED", "banned")
+    assert got < len(data)
+
+
+async def test_one_tenants_lost_keys_do_not_stop_the_others(centre: RunningCoordinator) -> None:
+    for name in ("acme", "zeta"):
+        await centre.release(await centre.tenant(name))
+    (centre.home.keys / "tenants" / "acme" / "timestamp.key").unlink()
+    centre.clock.offset = ONLINE_LIFE // 2 + 1
+    with pytest.raises(SetupError, match=r"timestamp\.key"):
+        await centre.up.parts.publisher.refresh()
+    versions = await centre.read(lambda tx: {t.name: t.timestamp_version for t in tx.tenants.all()})
+    assert versions == {"acme": 1, "zeta": 2}
+
+
+async def test_a_release_under_another_name_is_refused(centre: RunningCoordinator) -> None:
+    tenant = await centre.tenant("acme")
+    people, blobs = Signers(), release_blobs("acme", 1)
+    await centre.upload("acme", blobs)
+    renamed = {
+        path if path.startswith("policies/") else "releases/other.json": data
+        for path, data in blobs.items()
+    }
+    offer = centre.publish(
+        "acme",
+        [people.root(tenant, ("ann", "bob"))],
+        people.targets(1, renamed, ("ann", "bob")),
+    )
+    status, code, message = await refused(offer)
+    assert (status, code) == ("INVALID_ARGUMENT", "release")
+    assert "digest" in message
+
+
+async def test_strangers_send_only_small_messages(centre: RunningCoordinator) -> None:
+    await centre.tenant("acme")
+    request = centre.request("acme", await centre.token("acme"), new_key())
+    request.audit_public_key = bytes(1 << 20)
+    assert (await refused(centre.enrollment.Enroll(request)))[0] == "RESOURCE_EXHAUSTED"
 
 
 async def test_a_change_that_cannot_be_recorded_does_not_happen(

@@ -107,6 +107,19 @@ async def test_a_failing_job_undoes_only_itself(store: Database) -> None:
     assert names == ["one", "two"]
 
 
+async def test_the_writer_outlives_a_surprise(
+    store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def surprise(*_: object) -> None:
+        raise RuntimeError("nobody foresaw this")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("exclave_coordinator.storage.database._run", surprise)
+        with pytest.raises(RuntimeError, match="foresaw"):
+            await asyncio.wait_for(store.write(lambda _tx: None), 5)
+    assert await asyncio.wait_for(store.write(lambda tx: tx.tenants.insert(_tenant("a"))), 5)
+
+
 async def test_waiting_jobs_share_commits(store: Database) -> None:
     commits = 0
 

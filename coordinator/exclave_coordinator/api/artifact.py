@@ -8,6 +8,7 @@ from typing import Any
 from exclave_coordinator.api.auth import calling_agent
 from exclave_coordinator.api.convert import digest
 from exclave_coordinator.errors import BeyondEnd, NotFound
+from exclave_coordinator.fleet.registry import refuse_state
 from exclave_coordinator.ports import Artifacts, Store
 from exclave_coordinator.releases.publish import metadata_name
 from exclave_protocol.pb import artifact_pb2 as pb
@@ -30,8 +31,9 @@ class ArtifactService(ArtifactServicer):
         return pb.MetadataResponse(content=content)
 
     async def Read(self, request: pb.ReadRequest, _context: Any) -> AsyncIterator[pb.ReadChunk]:
-        """See artifact.proto."""
-        tenant, sha256 = calling_agent().member.key.tenant, digest(request.sha256, "sha256")
+        """See artifact.proto. A ban ends a download under way, not only the next one."""
+        member = calling_agent().member
+        tenant, sha256 = member.key.tenant, digest(request.sha256, "sha256")
         total = await self._artifacts.length(tenant, sha256)
         if total is None:
             raise NotFound("no target with this sha256")
@@ -42,5 +44,6 @@ class ArtifactService(ArtifactServicer):
         if begin == end:
             yield pb.ReadChunk(offset=begin, total=total)
         async for piece in self._artifacts.read(tenant, sha256, begin, end):
+            refuse_state(member.state)
             yield pb.ReadChunk(offset=begin, data=piece, total=total)
             begin += len(piece)

@@ -66,6 +66,8 @@ class FleetService(FleetServicer):
         # A key that was replaced has no business here, whatever the agent's state.
         self._registry.admit(caller.member.key, caller.peer.key)
         hello = _words(await _hello(request_iterator))
+        # Again: a ban or a new key that came while we waited for hello found no session to end.
+        self._registry.admit(caller.member.key, caller.peer.key)
         try:
             session = self._live.open(caller.member, caller.peer.not_after)
         except TooMuch as error:

@@ -25,7 +25,7 @@ from exclave_protocol.pb import (
     enrollment_pb2_grpc,
     fleet_pb2_grpc,
 )
-from exclave_protocol.wire import SERVER_OPTIONS
+from exclave_protocol.wire import JOIN_OPTIONS, SERVER_OPTIONS
 
 SERVICES: Final = (
     "exclave.v1.Identity",
@@ -37,6 +37,8 @@ SERVICES: Final = (
 """On the mTLS port."""
 JOIN_SERVICES: Final = ("exclave.v1.Enrollment",)
 """On the enrollment port."""
+MAX_JOINING: Final = 256
+"""Most calls at once on the enrollment port; further ones are told to come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,9 @@ class Ports:
     def __init__(self, services: Services, gate: Gate, certificate: ServerCertificate) -> None:
         self._certificate = certificate
         self._session = grpc.aio.server(interceptors=[gate], options=SERVER_OPTIONS)
-        self._join = grpc.aio.server(interceptors=[gate], options=SERVER_OPTIONS)
+        self._join = grpc.aio.server(
+            interceptors=[gate], options=JOIN_OPTIONS, maximum_concurrent_rpcs=MAX_JOINING
+        )
         self._health = health.aio.HealthServicer()
         _register(services, self._session, self._join)
         for server in (self._session, self._join):

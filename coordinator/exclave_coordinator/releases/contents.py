@@ -14,7 +14,7 @@ from exclave_policy.errors import PolicyInvalid
 from exclave_policy.evaluate import compile_pack
 from exclave_policy.pack import unpack
 from exclave_protocol.errors import ReleaseError
-from exclave_protocol.release import ReleaseManifest
+from exclave_protocol.release import ReleaseManifest, release_path
 
 _RELEASES = "releases/"
 _MAX_SMALL = 1 << 20
@@ -76,6 +76,9 @@ class Contents:
             manifest = ReleaseManifest.decode(content)
         except ReleaseError as error:
             raise Invalid(f"targets: {path}: {error.message}", code="release") from error
+        if path != release_path(file.hashes["sha256"]):
+            # Agents look a release up by its digest: under another name none would find it.
+            raise Invalid(f"targets: {path} is not named after its digest", code="release")
         if manifest.tenant != tenant:
             raise Invalid(f"targets: {path} is a release of another tenant", code="release")
         for ref in manifest.targets():

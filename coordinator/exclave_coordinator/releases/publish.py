@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root, Targets
 
-from exclave_coordinator.errors import Invalid, NotFound, Precondition, Stale
+from exclave_coordinator.errors import CoordinatorError, Invalid, NotFound, Precondition, Stale
 from exclave_coordinator.ports import (
     Artifacts,
     Clock,
@@ -151,12 +151,23 @@ class Publisher:
         return Published(after.root_version, after.targets_version, after.snapshot_version)
 
     async def refresh(self) -> int:
-        """Re-sign snapshot and timestamp where half their life is over; returns how many."""
+        """Re-sign snapshot and timestamp where half their life is over; returns how many.
+
+        A tenant whose keys cannot be used does not keep the others from being served: its
+        failure is raised once all have had their turn.
+        Raises: CoordinatorError, the first of them.
+        """
         limit = self._clock.now() + ONLINE_LIFE // 2
         tenants = await self._store.read(lambda tx: tx.tenants.all())
         due = [t for t in tenants if t.targets_version and t.timestamp_expires <= limit]
+        failures: list[CoordinatorError] = []
         for tenant in due:
-            await self._refresh(tenant.name, self._keys.load(tenant.name))
+            try:
+                await self._refresh(tenant.name, self._keys.load(tenant.name))
+            except CoordinatorError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
         return len(due)
 
     async def _refresh(self, name: str, seeds: TenantSeeds) -> None:

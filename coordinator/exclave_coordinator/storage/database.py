@@ -137,6 +137,9 @@ class Database:
             failure = _storage_error(error)
             for job in group:
                 job.result, job.error = None, failure
+        except Exception as error:  # noqa: BLE001 (the one writer must not die of a surprise)
+            for job in group:
+                job.result, job.error = None, error
         for job in group:
             job.done(job.result, job.error)
 
