@@ -38,9 +38,11 @@ from exclave_agent.link.audit import GrpcAudit
 from exclave_agent.link.channel import Channels
 from exclave_agent.link.enroll import GrpcRenew
 from exclave_agent.link.session import Counts, Greeting, LinkState, Session
+from exclave_agent.releases.crashes import CrashLoop, CrashWatch
 from exclave_agent.releases.report import Desired, Observed
 from exclave_agent.releases.verify import Scope
 from exclave_agent.releases.watch import ReleaseManager
+from exclave_agent.runtimes.restart import LOOP, Crash
 from exclave_agent.runtimes.supervisor import Supervisor
 from exclave_agent.slots import Latest
 from exclave_agent.storage.home import Storage
@@ -68,21 +70,32 @@ class Record:
 
 
 @dataclass(slots=True)
-class Rooms:
-    """Everything that runs, once it runs."""
+class Basis:
+    """What stands before anything can run: who we are, where things are kept, what time it is."""
 
     settings: Settings
+    clock: SystemClock
+    rng: SystemRng
+    ids: SystemIds
     identities: IdentityStore
     storage: Storage
     record: Record
+    time: TrustedTime
+    boot_id: str
+
+
+@dataclass(slots=True)
+class Rooms:
+    """Everything that runs, once it runs."""
+
+    basis: Basis
     tally: Tally
     metrics: Metrics
     manager: ReleaseManager
+    crashes: CrashWatch
     session: Session
     uploader: Uploader
     renewer: Renewer
-    heartbeat: Heartbeat
-    time: TrustedTime
     pipeline: Pipeline
 
 
@@ -93,7 +106,7 @@ async def run_agent(settings: Settings, stop: asyncio.Event) -> None:
     CannotListen, and whatever else makes running impossible; nothing is half-started then.
     """
     async with AsyncExitStack() as stack:
-        rooms = await _build(settings, stack)
+        rooms = await _build(await _lay_basis(settings, stack), stack)
         listening = await stack.enter_async_context(_answering(rooms))
         await _work(rooms, stop)
         log.info("stopping: %d s for running requests", settings.stop_grace)
@@ -136,78 +149,74 @@ async def _open_record(
     return Record(Log(database, clock, rng), Checkpointer(database, key), key)
 
 
-async def _build(settings: Settings, stack: AsyncExitStack) -> Rooms:
+async def _lay_basis(settings: Settings, stack: AsyncExitStack) -> Basis:
+    """Open the home, verify the record, write this start into it."""
     clock, rng, ids = SystemClock(), SystemRng(), SystemIds()
     identities = IdentityStore(settings.home)
-    identity = identities.current
     storage = await stack.enter_async_context(await asyncio.to_thread(Storage, settings.home, rng))
-    record = await _open_record(identity, storage, clock, rng)
+    record = await _open_record(identities.current, storage, clock, rng)
     trusted = TrustedTime(clock, storage.state)
     step_back = await trusted.load()
     await trusted.persist()
     boot_id = ids.new()
     await record_boot(
         record.log,
-        agent=str(identity.spiffe),
+        agent=str(identities.current.spiffe),
         vkey=record.key.vkey,
         version=__version__,
         boot_id=boot_id,
         runtimes=RUNTIMES,
     )
     if step_back is not None:
-        log.warning(
-            "the clock stepped back %.0f s: expiry is judged by the latest time seen",
-            step_back.seconds,
-        )
-        await record.log.append(
-            drafts.incident("clock_stepped_back", f"{step_back.seconds:.0f} seconds")
-        )
-    metrics, counts = Metrics(), Latest[Counts]()
-    tally = Tally(metrics, lambda: counts.put(Counts(**tally.totals())))
-    supervisor = await stack.enter_async_context(
-        Supervisor(
-            clock=clock,
-            rng=rng,
-            on_crash=lambda _: tally.crashed(),
-        )
-    )
-    channels = Channels(identities)
-    stack.push_async_callback(channels.close)
+        seconds = f"{step_back.seconds:.0f} seconds"
+        log.warning("the clock stepped back %s: expiry is judged by the latest seen", seconds)
+        await record.log.append(drafts.incident("clock_stepped_back", seconds))
+    return Basis(settings, clock, rng, ids, identities, storage, record, trusted, boot_id)
+
+
+async def _build(basis: Basis, stack: AsyncExitStack) -> Rooms:
+    """Put the rooms together; what must be closed goes on the stack, innermost last."""
+    clock, rng, record = basis.clock, basis.rng, basis.record
+    metrics, counts, loops = Metrics(), Latest[Counts](), Latest[CrashLoop]()
     desired, observed = Latest[Desired](), Latest[Observed]()
+    tally = Tally(metrics, lambda: counts.put(Counts(**tally.totals())))
+
+    def crashed(crash: Crash) -> None:
+        tally.crashed()
+        if crash.in_a_row >= LOOP:
+            loops.put(CrashLoop(crash.model, crash.sha256, crash.reason))
+
+    supervisor = await stack.enter_async_context(Supervisor(clock=clock, rng=rng, on_crash=crashed))
+    channels = Channels(basis.identities)
+    stack.push_async_callback(channels.close)
     manager = ReleaseManager(
-        settings.home,
-        Scope(
-            trust_domain=identity.trust_domain,
-            tenant=identity.tenant,
-            agent=identity.agent,
-            root_pin=identity.root_pin,
-            director_key=identity.director_key,
-        ),
+        basis.settings.home,
+        Scope.of(basis.identities.current),
         source=GrpcArtifacts(channels),
         runtimes=supervisor,
         audit=record.log,
-        state=storage.state,
-        clock=trusted,
+        state=basis.storage.state,
+        clock=basis.time,
         rng=rng,
         desired=desired,
         observed=observed,
-        interval=settings.reconcile_interval,
+        interval=basis.settings.reconcile_interval,
     )
     stack.push_async_callback(manager.close)
-    renewer = Renewer(identities, GrpcRenew(channels), clock=clock, rng=rng)
+    renewer = Renewer(basis.identities, GrpcRenew(channels), clock=clock, rng=rng)
     uploader = Uploader(
         record.log,
         record.checkpointer,
         GrpcAudit(channels),
         key=record.key.verify_key,
-        witness=VerifyKey.parse(identity.witness_vkey),
+        witness=VerifyKey.parse(basis.identities.current.witness_vkey),
         clock=clock,
         rng=rng,
-        interval=settings.upload_interval,
+        interval=basis.settings.upload_interval,
     )
     session = Session(
         channels,
-        Greeting(__version__, boot_id, RUNTIMES),
+        Greeting(__version__, basis.boot_id, RUNTIMES),
         desired=desired,
         observed=observed,
         counts=counts,
@@ -217,31 +226,10 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Rooms:
         on_expired=renewer.renew_now,
         on_connected=uploader.retry_now,
     )
-    heartbeat = Heartbeat(
-        record.log,
-        record.checkpointer,
-        clock,
-        counts=tally.totals,
-        interval=settings.heartbeat,
-    )
-    pipeline = await stack.enter_async_context(
-        Pipeline(manager.releases, record.log, clock, ids, tally)
-    )
-    return Rooms(
-        settings,
-        identities,
-        storage,
-        record,
-        tally,
-        metrics,
-        manager,
-        session,
-        uploader,
-        renewer,
-        heartbeat,
-        trusted,
-        pipeline,
-    )
+    pipeline = Pipeline(manager.releases, record.log, clock, basis.ids, tally)
+    await stack.enter_async_context(pipeline)
+    crashes = CrashWatch(manager, record.log, loops)
+    return Rooms(basis, tally, metrics, manager, crashes, session, uploader, renewer, pipeline)
 
 
 # --- running ----------------------------------------------------------------------------
@@ -250,20 +238,20 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Rooms:
 @asynccontextmanager
 async def _answering(rooms: Rooms) -> AsyncIterator[Listening]:
     """The HTTP API and the control socket; where they listen is written for tools to find."""
-    settings = rooms.settings
+    settings = rooms.basis.settings
     run = settings.path("run")
     run.mkdir(mode=0o700, exist_ok=True)
     host, port = split_address(settings.listen, "listen") if settings.listen else (None, 0)
     app = build_app(
         rooms.pipeline,
         rooms.manager.releases,
-        rooms.storage.keys,
+        rooms.basis.storage.keys,
         SystemClock(),
         rooms.metrics,
         Limits(body_bytes=settings.max_body),
     )
     control = build_control(
-        lambda: status(rooms), lambda seq, field: _disclose(rooms.record, seq, field)
+        lambda: status(rooms), lambda seq, field: _disclose(rooms.basis.record, seq, field)
     )
     unix = settings.path(settings.socket) if settings.socket else None
     async with (
@@ -295,8 +283,15 @@ async def _answering(rooms: Rooms) -> AsyncIterator[Listening]:
 async def _work(rooms: Rooms, stop: asyncio.Event) -> None:
     """All tasks in one group: the first that fails ends the agent, with its reason."""
     await rooms.manager.restore()
-    chores = Chores()
-    chores.every(CLOCK_FLOOR_SECONDS, "clock floor", rooms.time.persist)
+    basis, chores = rooms.basis, Chores()
+    chores.every(CLOCK_FLOOR_SECONDS, "clock floor", basis.time.persist)
+    heartbeat = Heartbeat(
+        basis.record.log,
+        basis.record.checkpointer,
+        basis.clock,
+        counts=rooms.tally.totals,
+        interval=basis.settings.heartbeat,
+    )
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(work, name=name)
@@ -304,8 +299,9 @@ async def _work(rooms: Rooms, stop: asyncio.Event) -> None:
                 ("releases", rooms.manager.run()),
                 ("session", rooms.session.run()),
                 ("renewal", rooms.renewer.run()),
+                ("crash loops", rooms.crashes.run()),
                 ("upload", rooms.uploader.run()),
-                ("heartbeat", rooms.heartbeat.run()),
+                ("heartbeat", heartbeat.run()),
                 ("chores", chores.run()),
             )
         ]
@@ -319,7 +315,7 @@ async def _work(rooms: Rooms, stop: asyncio.Event) -> None:
 
 def status(rooms: Rooms) -> dict[str, Any]:
     """One look at everything, JSON-ready; no raw data is anywhere near."""
-    identity = rooms.identities.current
+    identity = rooms.basis.identities.current
     link, upload = rooms.session.status(), rooms.uploader.status
     releases, active = rooms.manager.status(), rooms.manager.releases.active
     models = [] if active is None else active.models.models().values()
@@ -329,8 +325,8 @@ def status(rooms: Rooms) -> dict[str, Any]:
         "spiffe_id": str(identity.spiffe),
         "tenant": identity.tenant,
         "agent": identity.agent,
-        "home": str(rooms.settings.home),
-        "listens": [x for x in (rooms.settings.listen, rooms.settings.socket) if x],
+        "home": str(rooms.basis.settings.home),
+        "listens": [x for x in (rooms.basis.settings.listen, rooms.basis.settings.socket) if x],
         "certificate": {"not_after": identity.not_after},
         "coordinator": {
             "endpoint": identity.session_endpoint,
@@ -346,7 +342,7 @@ def status(rooms: Rooms) -> dict[str, Any]:
         },
         "audit": {
             "epoch": EPOCH,
-            "size": rooms.record.log.size,
+            "size": rooms.basis.record.log.size,
             "uploaded": upload.uploaded,
             "witnessed_size": upload.witnessed,
             "error": upload.error,

@@ -57,7 +57,10 @@ def test_file_that_is_no_database(home: Path) -> None:
 
 def test_a_leaf_altered_on_disk_at_the_agent(home: Path) -> None:
     with sqlite3.connect(home / "state.db") as database:
-        database.execute("update leaf set data = cast(replace(data, '0.1.0', '0.1.9') as blob) where id = (1 << 40) + 1")
+        database.execute(
+            "update leaf set data = cast(replace(data, '0.1.0', '0.1.9') as blob) "
+            "where id = (1 << 40) + 1"
+        )
         assert database.total_changes == 1
     assert "leaf 1" in refusal(home)
     done = run([BIN / "exclave-agent", "audit", "verify", "--home", home], code=1)

@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from exclave_testing.gguf import crashing_gguf
@@ -125,3 +126,15 @@ def test_tampered_metadata_at_the_coordinator_is_refused(world: World, victim: A
             (altered, name),
         )
     refused(victim, roll(world, victim), "tampered")
+
+
+def test_worker_that_is_killed_is_a_failed_request_and_comes_back(
+    world: World, victim: Agent
+) -> None:
+    assert answers(victim)
+    assert victim.service.process is not None
+    for worker in psutil.Process(victim.service.process.pid).children():
+        worker.kill()
+    wait_for("the model's next worker to answer", lambda: answers(victim), 60)
+    assert victim.service.alive(), "a crashing model is never a dead agent"
+    assert victim.status()["counts"]["worker_crashes"] >= 1

@@ -15,11 +15,16 @@ from exclave_agent.cli import home_option
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="File with the join token; '-' is not needed: without it the token is read from stdin.",
+    help="File with the join token; without it the token is read from stdin.",
 )
 @click.option("--name", default="", help="Agent name, where the token leaves it open.")
+@click.option(
+    "--again",
+    is_flag=True,
+    help="This home is an agent that was evicted: come back under the same name and keys.",
+)
 @home_option
-def command(token_file: Path | None, name: str, home: Path | None) -> None:
+def command(token_file: Path | None, name: str, again: bool, home: Path | None) -> None:
     """Enroll this machine with a coordinator.
 
     The token comes from `exclave token create` and is never given on the command line, where
@@ -29,6 +34,8 @@ def command(token_file: Path | None, name: str, home: Path | None) -> None:
     from exclave_agent.errors import IdentityError
     from exclave_agent.identity.join import join
     from exclave_agent.link.enroll import GrpcJoin
+    from exclave_agent.storage.home import prepare
+    from exclave_agent.system import SystemRng
     from exclave_protocol.errors import IdentityFormatError
     from exclave_protocol.identity import JoinToken
 
@@ -44,6 +51,10 @@ def command(token_file: Path | None, name: str, home: Path | None) -> None:
             code="token_malformed",
         ) from error
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    identity = asyncio.run(join(settings.home, token, GrpcJoin(), agent=name))
+    identity = asyncio.run(join(settings.home, token, GrpcJoin(), agent=name, again=again))
+    # Here, in a short-lived process: what makes the databases need not stay in the agent.
+    prepare(settings.home, SystemRng())
     click.echo(f"joined as {identity.spiffe}")
-    click.echo(f"identity in {identity.folder}; start it with: exclave-agent run --home {settings.home}")
+    click.echo(
+        f"identity in {identity.folder}; start it with: exclave-agent run --home {settings.home}"
+    )

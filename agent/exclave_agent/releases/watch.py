@@ -326,6 +326,13 @@ class ReleaseManager:
 
     # --- falling back -------------------------------------------------------------------
 
+    def fallback_has_other_models(self) -> bool:
+        """Whether leaving the current release would change what runs in the workers."""
+        current, good = self._state.now.current, self._state.now.last_known_good
+        if current is None or good is None:
+            return False
+        return current.models_digest != good.models_digest
+
     async def revert(self, code: str, message: str) -> bool:
         """Leave a release that proved bad after activation for the last known good one.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from exclave_agent.errors import NoRelease, StorageFull
 from exclave_agent.ports import ModelSpec
+from exclave_agent.releases.crashes import CrashLoop, CrashWatch
 from exclave_agent.releases.report import Desired, Observed, Phase
 from exclave_agent.releases.watch import ReleaseManager
 from exclave_agent.slots import Latest
@@ -413,6 +415,39 @@ async def test_local_revert_works_offline_and_is_recorded(world: World) -> None:
         2, Phase.REVERTED, first, "worker_crashed", "the worker died again and again"
     )
     assert world.leaves()[4:] == ["POLICY_CHANGE", "MODEL_CHANGE"]
+
+
+async def _loop_of(world: World, model: bytes) -> None:
+    """A crash loop of the model with these bytes is seen."""
+    loop = CrashLoop("m", hashlib.sha256(model).hexdigest(), "ended by SIGSEGV")
+    await CrashWatch(world.manager, world.audit, Latest()).act(loop)
+
+
+async def test_a_crash_loop_reverts_to_the_last_good_release(world: World) -> None:
+    first = world.repo.release(models={"m": b"good"})
+    await world.want(first, 1)
+    await world.want(world.repo.release(models={"m": b"dies"}), 2)
+    await _loop_of(world, b"dies")
+    assert world.answering() == 1
+    observed = world.observed.value
+    assert observed is not None
+    assert (observed.phase, observed.error_code) == (Phase.REVERTED, "model_crash_loop")
+    assert world.leaves()[4:] == ["INCIDENT", "POLICY_CHANGE", "MODEL_CHANGE"]
+
+
+async def test_a_crash_loop_of_a_model_that_both_hold_is_recorded_only(world: World) -> None:
+    await world.want(world.repo.release(models={"m": b"dies"}), 1)
+    await world.want(world.repo.release(models={"m": b"dies"}), 2)
+    await _loop_of(world, b"dies")
+    assert world.leaves()[-1] == "INCIDENT"
+    assert world.answering() == 2
+
+
+async def test_a_crash_loop_of_a_model_no_longer_in_use_is_nothing(world: World) -> None:
+    await world.want(world.repo.release(models={"m": b"good"}), 1)
+    before = world.leaves()
+    await _loop_of(world, b"gone")
+    assert world.leaves() == before
 
 
 async def test_local_revert_stops_at_the_security_floor(world: World) -> None:
