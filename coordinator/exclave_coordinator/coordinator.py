@@ -84,6 +84,8 @@ async def running(
         parts, services, gate, metrics = _build(
             home, settings, store, workers, version=version, clock=clock, rng=rng, ids=ids
         )
+        if freed := await asyncio.to_thread(ObjectArtifacts(home.artifacts).sweep):
+            log.info("removed %d bytes of uploads that a crash broke off", freed)
         parts.registry.load(await store.read(lambda tx: tx.agents.all()))
         await parts.publisher.refresh()
         metrics_port = _serve_metrics(metrics, settings, stack)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import resource
 import signal
 import sys
@@ -29,6 +30,8 @@ def serve(home: Home) -> None:
     # tuf reports every key that has not signed; we report the sum, once.
     logging.getLogger("tuf").setLevel(logging.WARNING)
     _allow_files()
+    # The artifact store and SQLite choose their files' modes themselves.
+    os.umask(0o077)
     try:
         asyncio.run(_serve(home, settings))
     except ExceptionGroup as group:

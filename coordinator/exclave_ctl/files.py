@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,19 @@ def read(path: Path, limit: int, what: str) -> bytes:
     if len(data) > limit:
         raise CtlError(f"{what} {path} is longer than {limit} bytes")
     return data
+
+
+def refuse_exposed(path: Path, what: str) -> None:
+    """Raises: CtlError when others than its owner may read or write the file."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        return  # whoever reads it says so better
+    if mode & 0o077:
+        raise CtlError(
+            f"{what} {path} may be read by others (mode {mode:04o})",
+            f"chmod 600 {path}; if others could really read it, make a new key",
+        )
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:

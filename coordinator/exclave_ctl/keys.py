@@ -139,6 +139,8 @@ def _from_file(path: Path, passphrase: Callable[[], bytes]) -> Signer:
 
     pem = files.read(path, MAX_KEY_FILE, "private key")
     encrypted = b"BEGIN ENCRYPTED PRIVATE KEY" in pem
+    if not encrypted and b"PRIVATE KEY" in pem:
+        files.refuse_exposed(path, "unencrypted private key")
     try:
         return CryptoSigner(load_pem_private_key(pem, passphrase() if encrypted else None))
     except (ValueError, TypeError) as error:

@@ -50,6 +50,7 @@ class Profile:
 
     def key(self) -> bytes:
         """Private key, PEM. Raises: CtlError."""
+        files.refuse_exposed(self.folder / "key.pem", "operator key")
         return files.read(self.folder / "key.pem", MAX_PEM, "operator key")
 
     def certificate(self) -> bytes:

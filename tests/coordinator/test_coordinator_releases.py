@@ -244,6 +244,17 @@ async def test_a_broken_off_upload_leaves_nothing(centre: RunningCoordinator) ->
     assert not (await _upload(centre, _parts(bytes(6 << 20), 1 << 20))).existed
 
 
+async def test_what_a_crash_left_of_an_upload_goes_at_the_next_start(tmp_path: Path) -> None:
+    async with running_coordinator(tmp_path / "home") as centre:
+        await centre.release(await centre.tenant("acme"))
+        folder = centre.home.artifacts / "acme" / "sha256"
+        kept = sorted(folder.iterdir())
+    # As the store names the file that it writes before the rename.
+    (folder / f"{'0' * 64}#1").write_bytes(bytes(1000))
+    async with running_coordinator(tmp_path / "home"):
+        assert sorted(folder.iterdir()) == kept
+
+
 async def test_restart_keeps_the_repository(tmp_path: Path) -> None:
     async with running_coordinator(tmp_path / "home") as centre:
         tenant = await centre.tenant("acme")

@@ -115,3 +115,17 @@ def test_tenant_create_refuses_bad_key_sets(ctl: Ctl, tmp_path: Path) -> None:
     assert "given twice" in ctl(*words, "--key", alice, "--threshold", 1, code=1).stderr
     assert "at least as many keys" in ctl(*words, "--key", bob, "--threshold", 3, code=1).stderr
     assert ctl.json("tenant", "list") == []
+
+
+def test_a_key_that_others_may_read_is_not_used(ctl: Ctl, tmp_path: Path) -> None:
+    secret, _, _ = keys.generate("alice", tmp_path, None)
+    secret.chmod(0o640)
+    with pytest.raises(CtlError, match="mode 0640"):
+        keys.load_signer(str(secret), None, never)
+    locked, _, keyid = keys.generate("bob", tmp_path, b"a passphrase")
+    locked.chmod(0o644)
+    assert keys.load_signer(str(locked), None, lambda: b"a passphrase").public_key.keyid == keyid
+    (ctl.profile / "key.pem").chmod(0o604)
+    refused = ctl("tenant", "list", code=1).stderr
+    assert "may be read by others" in refused
+    assert "chmod 600" in refused

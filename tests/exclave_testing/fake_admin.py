@@ -428,6 +428,7 @@ class FakeCoordinator:
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (ca or self.ca).operator(key.public_key(), name, role, expired=expired)
         (folder / "key.pem").write_bytes(key_pem(key))
+        (folder / "key.pem").chmod(0o600)
         (folder / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
         (folder / "ca.pem").write_bytes((ca or self.ca).pem)
         value = {

@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import obstore
 from obstore.exceptions import BaseError
@@ -27,6 +27,18 @@ class ObjectArtifacts:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._store = LocalStore(prefix=folder)
+
+    def sweep(self) -> int:
+        """Remove what uploads left behind that a crash broke off; returns bytes freed. Blocks.
+
+        Call before anything is served, as an upload under way looks the same.
+        """
+        freed = 0
+        for path in self._folder.glob("*/sha256/*"):
+            if not _DIGEST.fullmatch(path.name):
+                freed += path.stat().st_size
+                path.unlink()
+        return freed
 
     async def length(self, tenant: str, sha256: str) -> int | None:
         """Bytes; None when it is not there."""
@@ -47,7 +59,7 @@ class ObjectArtifacts:
             await self._put_empty(tenant, sha256, chunks)
         else:
             await self._stream(_path(tenant, sha256), _checked(sha256, length, chunks))
-        await asyncio.to_thread(_sync, self._folder / _path(tenant, sha256))
+        await asyncio.to_thread(_sync, self._folder, _path(tenant, sha256))
 
     async def read(self, tenant: str, sha256: str, begin: int, end: int) -> AsyncIterator[bytes]:
         """Bytes [begin, end) in pieces of at most 1 MiB."""
@@ -106,8 +118,10 @@ def _path(tenant: str, sha256: str) -> str:
     return f"{tenant}/sha256/{sha256}"
 
 
-def _sync(path: Path) -> None:
-    for place in (path, path.parent):
+def _sync(folder: Path, path: str) -> None:
+    """The file and every folder on the way to it: a tenant's first upload makes two."""
+    file = folder / path
+    for place in (file, *(folder / parent for parent in PurePosixPath(path).parents)):
         handle = os.open(place, os.O_RDONLY)
         try:
             os.fsync(handle)
