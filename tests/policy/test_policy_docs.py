@@ -8,9 +8,17 @@ from pathlib import Path
 import pytest
 
 from exclave_policy.cases import run_cases
-from exclave_policy.conditions import FUNCTIONS, MACROS, ConditionInvalid, compile_condition
+from exclave_policy.conditions import (
+    FUNCTIONS,
+    MACROS,
+    ConditionFailed,
+    ConditionInvalid,
+    bind,
+    compile_condition,
+)
+from exclave_policy.model import Request
 from exclave_policy.pack import Pack, pack_files, unpack
-from exclave_policy.schema import VARIABLES
+from exclave_policy.schema import VARIABLES, activation
 from exclave_testing.policies import problems
 
 PAGE = (Path(__file__).parents[2] / "docs" / "policy.md").read_text()
@@ -24,6 +32,7 @@ def test_every_marked_example_is_known_here() -> None:
         "policy helpdesk",
         "conditions admitted",
         "conditions refused",
+        "conditions that hide failures",
         "refused",
         "faults",
         "cases helpdesk",
@@ -61,6 +70,18 @@ def test_refused_conditions(line: str) -> None:
     with pytest.raises(ConditionInvalid) as caught:
         compile_condition(source)
     assert any(reason in f"{f.message} ({f.fix})" for f in caught.value.faults)
+
+
+@pytest.mark.parametrize("line", EXAMPLES["conditions that hide failures"].splitlines())
+def test_what_a_failure_beside_an_answer_gives(line: str) -> None:
+    source, says = re.split(r"\s+-> ", line)
+    condition = compile_condition(source)
+    bound = bind(activation(Request("somebody", (), "chat", "smollm2")))
+    if says == "fails":
+        with pytest.raises(ConditionFailed):
+            condition.holds(bound)
+    else:
+        assert condition.holds(bound) is (says == "true")
 
 
 def test_the_table_of_names_is_the_declared_schema() -> None:
