@@ -11,7 +11,7 @@ from exclave_agent.ports import Caller, KeyRing, StateStore
 from exclave_agent.storage.home import Storage, prepare
 from exclave_agent.storage.keys import SqliteKeyRing, create_key
 from exclave_testing.clock import FakeClock, SeededRng
-from exclave_testing.homes import state
+from exclave_testing.homes import vault
 from exclave_testing.storage import FakeKeyRing, FakeStateStore
 
 
@@ -55,7 +55,7 @@ def make_ring(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     def real(roles: tuple[str, ...]) -> tuple[KeyRing, str, str]:
         prepare(tmp_path, SeededRng())
         key = create_key(tmp_path, roles=roles, clock=FakeClock(), rng=SeededRng(7))
-        return SqliteKeyRing(state(tmp_path)), key.secret, key.key_id
+        return SqliteKeyRing(vault(tmp_path)), key.secret, key.key_id
 
     return fake if request.param == "fake" else real
 

@@ -35,16 +35,32 @@ VAULT_FILE = "vault.db"
 VAULT_KEY = Path("identity") / "vault.key"
 
 
+def claim(home: Path) -> None:
+    """Make the home, which is its user's alone; blocking.
+
+    One that others can look into is refused, not mended: it may be a folder such as /tmp, named
+    by mistake. Raises: StorageError ("home_open").
+    """
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = home.stat().st_mode & 0o777
+    except OSError as error:
+        raise StorageError(f"cannot create the home {home}: {error.strerror}") from error
+    if mode & 0o077:
+        raise StorageError(
+            f"the home {home} is open to other users (mode {mode:03o}): chmod 700 it, or use "
+            "another",
+            code="home_open",
+        )
+
+
 def prepare(home: Path, rng: Rng) -> None:
     """Make the home's files, or bring them up to date. Idempotent; blocking.
 
     Raises: StorageForeign (not ours, damaged, newer, or key and vault apart), StorageFull,
     StorageError.
     """
-    try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot create the home: {error.strerror}") from error
+    claim(home)
     ensure(home / STATE_FILE, state.KIND)
     # The key is made before the vault, so a vault without its key is a loss, not a crash.
     if not (home / VAULT_FILE).exists() and not (home / VAULT_KEY).exists():
@@ -59,10 +75,7 @@ class Storage:
     def __init__(self, home: Path, rng: Rng) -> None:
         """Blocking. Raises: as `prepare`, and StorageError "home_locked"."""
         with ExitStack() as stack:
-            try:
-                home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            except OSError as error:
-                raise StorageError(f"cannot create the home: {error.strerror}") from error
+            claim(home)
             self._lock = HomeLock(home)
             stack.callback(self._lock.release)
             prepare(home, rng)
@@ -80,7 +93,7 @@ class Storage:
         values = stack.enter_context(closing(open_writer(home / VAULT_FILE, secure_delete=True)))
         master = MasterKey.load(home / VAULT_KEY)
         check_master(values, master, rng)
-        self.keys = SqliteKeyRing(home / STATE_FILE)
+        self.keys = SqliteKeyRing(home / VAULT_FILE)
         """Local API keys."""
         stack.callback(self.keys.close)
         self._pool = ReadPool(home / STATE_FILE, home / VAULT_FILE, master)

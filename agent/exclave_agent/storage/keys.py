@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import re
 import sqlite3
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ from exclave_protocol.disclosure import b64url
 
 from .connect import open_reader, open_writer, storage_error
 from .migrations import ensure
-from .migrations.state import KIND
+from .migrations.vault import KIND
 
 SECRET_BYTES = 32
 _KEY = re.compile(r"exk_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
@@ -27,6 +29,9 @@ MAX_LABEL = 100
 MAX_ROLES = 16
 
 _NO_HASH = bytes(32)
+_GRAIN_NS = 50_000_000
+_REMEMBERED = 1024
+"""Keys remembered at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,30 +59,68 @@ def _hash(secret: str) -> bytes:
 
 
 class SqliteKeyRing:
-    """A `ports.KeyRing` that asks the database on every call, so that nothing is stale."""
+    """A `ports.KeyRing` that notices every change of the file, so that nothing is stale.
+
+    Found keys are remembered under their hash for as long as vault.db and its write-ahead log
+    are untouched: two `stat` calls instead of a query, a tenth of a request's overhead. A file
+    time has the kernel's tick for its grain (up to 10 ms), so nothing is remembered that was
+    read within `_GRAIN_NS` of a change: a second change in that tick would not show.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises: StorageError."""
+        self._files = (str(path), f"{path}-wal")
+        self._seen: dict[bytes, Caller] = {}
+        self._state: tuple[int, ...] = ()
         try:
             self._connection = open_reader(path)
         except sqlite3.Error as error:
             raise storage_error(error, "open the API keys") from error
 
     def authenticate(self, secret: str) -> Caller | None:
-        """About ten microseconds. Raises: StorageError when the database cannot be read."""
+        """Raises: StorageError when the database cannot be read."""
         match = _KEY.fullmatch(secret)
         if match is None:
             return None
+        hashed = _hash(secret)
+        state = self._file_state()
+        if state != self._state:
+            self._seen.clear()
+            self._state = state
+        # By the hash of 256 random bits: how long the look-up takes tells nothing of a key.
+        known = self._seen.get(hashed)
+        if known is not None:
+            return known
+        caller = self._look_up(match[1], hashed)
+        if caller is not None and time.time_ns() - max(state) > _GRAIN_NS:
+            if len(self._seen) >= _REMEMBERED:
+                self._seen.clear()
+            self._seen[hashed] = caller
+        return caller
+
+    def _look_up(self, key_id: str, hashed: bytes) -> Caller | None:
         try:
             rows = self._connection.execute(
-                "SELECT hash, roles FROM api_key WHERE id = ? AND revoked_ns IS NULL", (match[1],)
+                "SELECT hash, roles FROM api_key WHERE id = ? AND revoked_ns IS NULL", (key_id,)
             ).fetchall()
         except sqlite3.Error as error:
             raise storage_error(error, "read the API keys") from error
         stored, roles = rows[0] if rows else (_NO_HASH, "[]")
-        if not hmac.compare_digest(stored, _hash(secret)) or not rows:
+        if not hmac.compare_digest(stored, hashed) or not rows:
             return None
-        return Caller(match[1], tuple(json.loads(roles)))
+        return Caller(key_id, tuple(json.loads(roles)))
+
+    def _file_state(self) -> tuple[int, ...]:
+        """Times of the last change and sizes; 0 for a log that is not there."""
+        state: list[int] = []
+        for path in self._files:
+            try:
+                found = os.stat(path)
+            except OSError:
+                state += (0, 0)
+            else:
+                state += (found.st_mtime_ns, found.st_size)
+        return tuple(state)
 
     def close(self) -> None:
         """Idempotent."""

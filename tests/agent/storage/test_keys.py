@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,33 @@ def test_malformed_requests_name_the_field(tmp_path: Path, roles: list[str], lab
 def test_an_unknown_key_cannot_be_revoked(tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="no API key has that id"):
         revoke_key(tmp_path, "00000000", clock=FakeClock())
+
+
+def _age(home: Path) -> None:
+    """The vault was last changed long ago."""
+    for name in ("vault.db", "vault.db-wal"):
+        if (home / name).exists():
+            os.utime(home / name, ns=(1, 1))
+
+
+def test_a_remembered_key_is_refused_from_its_revocation_on(tmp_path: Path) -> None:
+    prepare(tmp_path, SeededRng())
+    made = create_key(tmp_path, roles=("analyst",), clock=FakeClock(), rng=SeededRng(3))
+    ring = SqliteKeyRing(tmp_path / "vault.db")
+    _age(tmp_path)
+    assert ring.authenticate(made.secret) is not None
+    assert ring._seen, "a key read long after the last change is remembered"
+    revoke_key(tmp_path, made.key_id, clock=FakeClock())
+    assert ring.authenticate(made.secret) is None
+    ring.close()
+
+
+def test_nothing_is_remembered_within_a_tick_of_a_change(tmp_path: Path) -> None:
+    prepare(tmp_path, SeededRng())
+    made = create_key(tmp_path, roles=("analyst",), clock=FakeClock(), rng=SeededRng(3))
+    ring = SqliteKeyRing(tmp_path / "vault.db")
+    now = time.time_ns()
+    os.utime(tmp_path / "vault.db", ns=(now, now))
+    assert ring.authenticate(made.secret) is not None
+    assert not ring._seen
+    ring.close()

@@ -52,19 +52,6 @@ def _version_1(db: Database) -> None:
     db.table("state").create(
         {"key": str, "value": bytes}, pk="key", not_null={"value"}, strict=True
     )
-    db.table("api_key").create(
-        {
-            "id": str,
-            "label": str,
-            "roles": str,
-            "hash": bytes,
-            "created_ns": int,
-            "revoked_ns": int,
-        },
-        pk="id",
-        not_null={"label", "roles", "hash", "created_ns"},
-        strict=True,
-    )
     # For people with a SQLite shell: the log as it reads.
     db.create_view(
         "log",

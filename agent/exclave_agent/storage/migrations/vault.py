@@ -1,4 +1,4 @@
-"""Schema of vault.db: the keys under which values are sealed, one for each subject."""
+"""Schema of vault.db: keys. Those that values are sealed under, one a subject, and callers'."""
 
 from __future__ import annotations
 
@@ -22,6 +22,21 @@ def _version_1(db: Database) -> None:
         strict=True,
     )
     db.table("subject").create_index(["tag"], unique=True)
+    # Here rather than beside the leaves: a file that seldom changes stays in its reader's cache,
+    # and every request asks for a key.
+    db.table("api_key").create(
+        {
+            "id": str,
+            "label": str,
+            "roles": str,
+            "hash": bytes,
+            "created_ns": int,
+            "revoked_ns": int,
+        },
+        pk="id",
+        not_null={"label", "roles", "hash", "created_ns"},
+        strict=True,
+    )
 
 
 STEPS = (_version_1,)
