@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from exclave_agent.errors import BadRequest
-from exclave_agent.storage.home import Storage
-from exclave_agent.storage.keys import create_key, list_keys, revoke_key
+from exclave_agent.storage.home import Storage, prepare
+from exclave_agent.storage.keys import SqliteKeyRing, create_key, list_keys, revoke_key
 from exclave_testing.clock import FakeClock, SeededRng
 from exclave_testing.homes import state
 
