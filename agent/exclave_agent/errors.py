@@ -26,6 +26,16 @@ Messages are lower case, name the field and the value's shape, and never hold ra
 
 from __future__ import annotations
 
+import traceback
+
+
+def unforeseen(error: BaseException) -> str:
+    """An error that is not in the tree, as far as it may be told: its type and where it came
+    from. Its text stays untold: it may hold what it was about."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-4:]))
+    return f"{type(error).__name__} at {places}" if places else type(error).__name__
+
 
 class AgentError(Exception):
     """Root of the tree. `code` is stable and may be matched by programs."""

@@ -225,8 +225,11 @@ class Agent:
         return self.key
 
     def status(self) -> dict[str, Any]:
-        """`exclave-agent status --json`."""
-        answer: dict[str, Any] = json.loads(self.cli("status", "--json"))
+        """`exclave-agent status --json`, whether or not there is a release yet."""
+        done = run([BIN / "exclave-agent", "status", "--json", "--home", self.home], code=None)
+        if done.returncode not in (0, 4):
+            raise CommandFailed(f"no status (exit code {done.returncode}): {done.stderr}")
+        answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
     def get(self, path: str) -> tuple[int, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,9 +125,7 @@ def tell(error: Exception, request_id: str) -> Told:
     """How `error` is told. One that is not of our tree is logged by type and place only: its
     text may hold what the request held."""
     if not isinstance(error, AgentError):
-        _log.error(
-            "request %s: %s at %s", request_id, type(error).__name__, _place(error.__traceback__)
-        )
+        _log.error("request %s: %s", request_id, tree.unforeseen(error))
         error = Internal(f"internal error; the agent's log names it beside request {request_id}")
     status, kind = next(_STATUS[base] for base in type(error).__mro__ if base in _STATUS)
     param = error.param if isinstance(error, BadRequest) else _PARAMS.get(type(error))
@@ -142,7 +139,3 @@ def tell(error: Exception, request_id: str) -> Told:
         headers.append((b"x-exclave-rule", error.rule.encode("ascii", "replace")))
     return Told(status, kind, error.message, error.code, param, tuple(headers))
 
-
-def _place(trace: Any) -> str:
-    frames = traceback.extract_tb(trace)
-    return " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-4:]))

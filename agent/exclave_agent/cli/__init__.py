@@ -9,6 +9,7 @@ Exit codes: 0 done; 1 refused or failed (the message says why and what to do); 2
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 import click
 
 from exclave_agent import __version__
-from exclave_agent.errors import AgentError
+from exclave_agent.errors import AgentError, unforeseen
 
 COMMANDS = {
     "join": ("exclave_agent.cli.join", "Enroll this machine with a coordinator."),
@@ -67,16 +68,32 @@ def home_option(function: click.decorators.FC) -> click.decorators.FC:
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one clear line and exit code 1."""
+    """Run the command line; an error is one clear line and exit code 1."""
+    # What the agent writes is its user's alone, whatever shell or service started it.
+    os.umask(0o077)
     try:
         cli.main(standalone_mode=True)
-    except AgentError as error:
-        click.echo(f"error: {error.message}", err=True)
+    except Exception as error:  # noqa: BLE001 - the last place where it can be told
+        for line in explain(error):
+            click.echo(line, err=True)
         sys.exit(1)
-    except PermissionError as error:
-        click.echo(f"error: no permission: {error.filename}", err=True)
-        click.echo("hint: run as the user that owns the agent's home", err=True)
-        sys.exit(1)
+
+
+def explain(error: BaseException) -> list[str]:
+    """What went wrong, for people: a line for each different error of a group."""
+    if isinstance(error, BaseExceptionGroup):
+        return list(dict.fromkeys(line for each in error.exceptions for line in explain(each)))
+    if isinstance(error, AgentError):
+        return [f"error: {error.message}"]
+    if isinstance(error, PermissionError):
+        return [
+            f"error: no permission: {error.filename}",
+            "hint: run as the user that owns the agent's home",
+        ]
+    if isinstance(error, OSError) and error.filename is not None:
+        return [f"error: {error.strerror}: {error.filename}"]
+    # Not the exception's text: it may quote a request.
+    return [f"error: internal: {unforeseen(error)}", "hint: please report this line"]
 
 
 if __name__ == "__main__":

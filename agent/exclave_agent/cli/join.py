@@ -34,7 +34,7 @@ def command(token_file: Path | None, name: str, again: bool, home: Path | None) 
     from exclave_agent.errors import IdentityError
     from exclave_agent.identity.join import join
     from exclave_agent.link.enroll import GrpcJoin
-    from exclave_agent.storage.home import prepare
+    from exclave_agent.storage.home import claim, prepare
     from exclave_agent.system import SystemRng
     from exclave_protocol.errors import IdentityFormatError
     from exclave_protocol.identity import JoinToken
@@ -42,15 +42,15 @@ def command(token_file: Path | None, name: str, again: bool, home: Path | None) 
     settings = load_settings(home)
     if token_file is None and sys.stdin.isatty():
         click.echo("paste the join token and press Enter:", err=True)
-    text = token_file.read_text() if token_file is not None else sys.stdin.readline()
+    given = token_file.read_bytes() if token_file is not None else sys.stdin.buffer.readline()
     try:
-        token = JoinToken.decode(text.strip())
+        token = JoinToken.decode(given.decode("ascii", "replace").strip())
     except IdentityFormatError as error:
         raise IdentityError(
             f"join token: {error.message}; copy it whole, from exj1. to its end",
             code="token_malformed",
         ) from error
-    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    claim(settings.home)
     identity = asyncio.run(join(settings.home, token, GrpcJoin(), agent=name, again=again))
     # Here, in a short-lived process: what makes the databases need not stay in the agent.
     prepare(settings.home, SystemRng())

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import sys
 from pathlib import Path
 
 import click
 
-from exclave_agent.cli import home_option
+from exclave_agent.cli import home_option, logs
+from exclave_agent.config import Settings, load_settings
 
 
 @click.command()
@@ -21,27 +21,39 @@ def command(listen: str | None, log_level: str | None, home: Path | None) -> Non
     """Run the agent until SIGTERM or SIGINT.
 
     Serves the local API, keeps the session with the coordinator, verifies and activates
-    releases, and records every decision. Running requests get `stop_grace` seconds at the end.
+    releases, and records every decision. Running requests get `stop_grace` seconds at the end;
+    a second signal cancels them.
     """
     import uvloop
 
-    from exclave_agent.agent import run_agent
-    from exclave_agent.config import load_settings
-
     settings = load_settings(home, {"listen": listen, "log_level": log_level})
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    for chatty in ("apscheduler", "tuf"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logs.start(settings.log_level)
+    uvloop.run(_until_told(settings))
 
-    async def until_told() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+
+async def _until_told(settings: Settings) -> None:
+    """Stop at the first signal; at the second, without waiting for running requests."""
+    from exclave_agent.agent import run_agent
+
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    logs.watch(loop)
+    main = asyncio.current_task()
+    assert main is not None
+
+    def told() -> None:
+        if stop.is_set():
+            hurry.set()
+            main.cancel()
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told)
+    try:
         await run_agent(settings, stop)
-
-    uvloop.run(until_told())
+    except asyncio.CancelledError:
+        if not hurry.is_set():
+            raise
+        logging.getLogger(__name__).warning(
+            "stopped at the second signal: requests that ran are recorded as cancelled"
+        )

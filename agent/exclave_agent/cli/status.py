@@ -34,7 +34,7 @@ def command(as_json: bool, home: Path | None) -> None:
         click.echo("hint: start it with `exclave-agent run`", err=True)
         sys.exit(NOT_RUNNING)
     click.echo(json.dumps(status) if as_json else _for_people(status))
-    if status["release"] is None and not as_json:
+    if status["release"] is None:
         sys.exit(NO_RELEASE)
 
 

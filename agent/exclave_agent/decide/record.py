@@ -14,6 +14,7 @@ from exclave_agent.errors import (
     PolicyDenied,
     StorageError,
     TooManyTokens,
+    unforeseen,
 )
 from exclave_agent.ports import ActiveRelease, Appended, AuditLog, Clock, LeafDraft, ModelInfo
 from exclave_protocol.canonical import JsonValue
@@ -95,8 +96,7 @@ async def _contained(work: Coroutine[Any, Any, T]) -> T | StorageError:
     except StorageError as error:
         return error
     except Exception as error:  # noqa: BLE001  # a bug in one record must not end the others
-        # The type only: the text of an unforeseen error may hold what it was about.
-        _log.error("a record failed with %s", type(error).__name__)
+        _log.error("a record failed: %s", unforeseen(error))
         refused = StorageError("the record could not be made", code="record_failed")
         refused.__cause__ = error
         return refused

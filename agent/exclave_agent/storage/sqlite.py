@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import Protocol, TypeVar
 
 from exclave_agent.audit.chain import Prepared, Sealed
-from exclave_agent.errors import StorageError
+from exclave_agent.errors import StorageError, unforeseen
 from exclave_agent.ports import Appended
 
 from .connect import storage_error
@@ -182,9 +182,9 @@ class Writer:
             self._undo(batch, storage_error(error, "write the record"))
         except StorageError as error:
             self._undo(batch, error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - told to every caller, and logged
             # A thread that died here would leave every caller waiting for ever.
-            log.exception("the writer met an error it does not know")
+            log.error("the writer met an error it does not know: %s", unforeseen(error))
             self._undo(batch, StorageError(f"cannot write the record: {type(error).__name__}"))
 
     def _commit(self, batch: list[Command]) -> None:
@@ -239,8 +239,8 @@ class Writer:
         try:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-        except sqlite3.Error:
-            log.exception("cannot roll back; the next transaction will fail and say so")
+        except sqlite3.Error as failure:
+            log.error("cannot roll back, the next commit will fail: %s", unforeseen(failure))
         if self._tail is not None:
             self._tail.rewind()
 
