@@ -24,6 +24,8 @@ HEAD_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 75
 SOCKET_MODE = 0o660
 """Who may connect to the Unix socket: owner and group; the API key is asked for besides."""
+LONGEST_SOCKET_PATH = 107
+"""Bytes; unix(7)."""
 
 
 class CannotListen(AgentError):
@@ -54,11 +56,15 @@ async def serving(
     host: str | None = "127.0.0.1",
     port: int = 8181,
     unix: Path | None = None,
+    unix_mode: int = SOCKET_MODE,
     max_connections: int = 256,
     stop_grace: float = 20.0,
 ) -> AsyncIterator[Listening]:
     """Serve `app` until the block ends; then stop accepting, let running requests finish for
-    `stop_grace` seconds and cancel the rest (which are recorded as cancelled).
+    `stop_grace` seconds and cancel the rest (which are recorded as cancelled). Cancelling the
+    block's task meanwhile ends that wait at once.
+
+    MUST: no request runs any more when this returns, however it returns.
 
     Raises: CannotListen before anything is served. Signals are left to the agent.
     """
@@ -70,7 +76,7 @@ async def serving(
             sockets.append(_bind_tcp(host, port))
         bound = sockets[0].getsockname() if sockets else (None, None)
         if unix is not None:
-            sockets.append(_bind_unix(unix))
+            sockets.append(_bind_unix(unix, unix_mode))
             ours = unix
         config = uvicorn.Config(
             app,
@@ -99,7 +105,12 @@ async def serving(
             finally:
                 # Before the group sees an error and cancels: in-flight requests get their time.
                 server.should_exit = True
-                await asyncio.shield(running)
+                try:
+                    await asyncio.shield(running)
+                except asyncio.CancelledError:
+                    server.hurry()
+                    await asyncio.shield(running)
+                    raise
         if failure is not None:
             raise failure
     finally:
@@ -123,6 +134,12 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._started.set()
+
+    def hurry(self) -> None:
+        """Cancel the running requests instead of waiting for them."""
+        self.force_exit = True
+        for task in self.server_state.tasks:
+            task.cancel()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
@@ -231,17 +248,36 @@ def _bind_tcp(host: str, port: int) -> socket.socket:
     return sock
 
 
-def _bind_unix(path: Path) -> socket.socket:
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except BlockingIOError:
+            return True  # its queue is full: somebody holds it
+        except OSError:
+            return False
+    return True
+
+
+def _bind_unix(path: Path, mode: int) -> socket.socket:
     """Bind, replacing the socket that a former run left behind, and nothing else."""
+    if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
+        raise CannotListen(
+            f"cannot listen on {path}: the path is longer than {LONGEST_SOCKET_PATH} bytes, more "
+            "than a Unix socket can have; use a home with a shorter path"
+        )
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISSOCK(path.lstat().st_mode):
                 raise CannotListen(f"{path} exists and is not a socket: move it away")
+            if _answers(path):
+                raise CannotListen(f"cannot listen on {path}: another process answers there")
             path.unlink()
         sock.bind(str(path))
-        os.chmod(path, SOCKET_MODE)
+        os.chmod(path, mode)
     except OSError as error:
         sock.close()
         raise CannotListen(f"cannot listen on {path}: {error.strerror}") from error

@@ -110,6 +110,29 @@ async def test_a_socket_left_behind_is_replaced_and_a_file_is_not(tmp_path: Path
     assert unix.read_text() == "precious"
 
 
+async def test_a_socket_that_answers_is_not_taken_over(tmp_path: Path) -> None:
+    unix = tmp_path / "agent.sock"
+    async with served(unix=unix) as (api, _):
+        with pytest.raises(CannotListen, match="another process"):
+            async with serving(api.app, host=None, unix=unix):
+                pass
+        transport = httpx.AsyncHTTPTransport(uds=str(unix))
+        async with httpx.AsyncClient(transport=transport, base_url="http://agent") as local:
+            assert (await local.get("/healthz")).status_code == 200
+
+
+async def test_a_socket_path_that_no_socket_can_have_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CannotListen, match="107 bytes"):
+        async with serving(LocalApi().app, host=None, unix=tmp_path / ("x" * 108)):
+            pass
+
+
+async def test_a_socket_may_be_its_owners_alone(tmp_path: Path) -> None:
+    unix = tmp_path / "control.sock"
+    async with serving(LocalApi().app, host=None, unix=unix, unix_mode=0o600):
+        assert stat.S_IMODE(unix.stat().st_mode) == 0o600
+
+
 async def test_a_taken_port_is_named() -> None:
     async with served() as (api, listening):
         with pytest.raises(CannotListen, match=str(listening.port)):
@@ -127,6 +150,27 @@ async def test_signals_are_left_to_the_agent() -> None:
     before = signal.getsignal(signal.SIGTERM)
     async with served():
         assert signal.getsignal(signal.SIGTERM) is before
+
+
+async def test_told_twice_it_cancels_what_runs_and_all_of_it_is_recorded() -> None:
+    api = endless()
+    leaving = asyncio.Event()
+
+    async def serve() -> None:
+        async with served(api, stop_grace=3600) as (_, listening):
+            _, writer = await connect(listening)
+            writer.write(request(BODY | {"stream": True}))
+            await until(lambda: len(api.models.requests) == 1)
+            leaving.set()
+
+    task = asyncio.create_task(serve())
+    await leaving.wait()
+    await asyncio.sleep(0)
+    assert api.outcomes() == []
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 10)
+    assert [outcome for outcome, _ in api.outcomes()] == ["cancelled"]
 
 
 # --- callers who leave ----------------------------------------------------------------------
