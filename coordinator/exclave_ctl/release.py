@@ -200,7 +200,9 @@ class Built:
 def build(workspace: Workspace, plan: Plan, now: datetime) -> Built:
     """Check, hash and draft; nothing leaves the machine.
 
-    Older targets are kept: agents may still run them. Raises: CtlError.
+    Older targets are kept, as agents may still run them; releases below the security floor
+    are not, so that nobody can assign them any more, not even to an agent that never ran a
+    release with that floor. Raises: CtlError.
     """
     from exclave_protocol.tufmeta import load_targets, new_targets, to_bytes
 
@@ -216,7 +218,7 @@ def build(workspace: Workspace, plan: Plan, now: datetime) -> Built:
     digest = workspace.add_blob(data)
     workspace.add_blob(pack)
 
-    entries = {} if base is None else dict(base.targets)
+    entries = {} if base is None else _above_floor(base, known, manifest.minimum_version)
     entries |= _entries(manifest, digest, len(data))
     if plan.ca_bundle is not None:
         entries[CA_BUNDLE_PATH] = _ca_entry(workspace, plan.ca_bundle)
@@ -231,6 +233,20 @@ def build(workspace: Workspace, plan: Plan, now: datetime) -> Built:
     drafts.write("release.json", data)
     drafts.write("targets.json", to_bytes(targets))
     return Built(digest, manifest, version, replaced)
+
+
+def _above_floor(targets: Targets, known: Sequence[Published], floor: int) -> dict[str, TargetFile]:
+    """The targets without releases below `floor` and without what only those named."""
+    below = [release for release in known if release.version < floor]
+    needed = set().union(*(_files(release) for release in known if release.version >= floor))
+    dropped = {path for release in below for path in _files(release)} - needed
+    return {path: target for path, target in targets.targets.items() if path not in dropped}
+
+
+def _files(release: Published) -> set[str]:
+    """Paths of everything that a release consists of."""
+    models = {model.path for model in release.models}
+    return {release_path(release.digest), policy_path(release.policy), *models}
 
 
 def renew(workspace: Workspace, expires: int, now: datetime) -> int:

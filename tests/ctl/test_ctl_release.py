@@ -171,6 +171,22 @@ def test_the_next_release_keeps_older_targets_models_and_the_floor(ctl: Ctl) -> 
     assert shown["releases"][1]["digest"] == second["digest"]
 
 
+def test_releases_below_the_floor_leave_the_signed_targets(ctl: Ctl) -> None:
+    workspace = ctl.make_workspace()
+    publish(ctl, workspace, "alice", "bob")
+    words = ("release", "build", workspace, "--pack", ctl.pack(), "--model", "keep")
+    second = ctl.json(*words)
+    ctl.sign(workspace, "alice", "bob")
+    ctl("release", "publish", workspace)
+    third = ctl.json(*words, "--minimum-version", 2)
+    ctl.sign(workspace, "alice", "bob")
+    ctl("release", "publish", workspace)
+    shown = ctl.json("release", "show", "--published", "acme")
+    assert [r["digest"] for r in shown["releases"]] == [second["digest"], third["digest"]]
+    # The model stays: releases above the floor name it too.
+    assert shown["releases"][0]["models"] == shown["releases"][1]["models"] != {}
+
+
 def test_a_lower_version_or_keeping_nothing_is_refused(ctl: Ctl) -> None:
     workspace = ctl.make_workspace()
     words = ("release", "build", workspace, "--pack", ctl.pack())

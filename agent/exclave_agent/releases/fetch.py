@@ -82,12 +82,25 @@ class ArtifactStore:
         return self._folder / sha256
 
     async def read(self, ref: ArtifactRef) -> bytes:
-        """A small verified file whole, its digest checked again.
+        """A small verified file whole; the bytes returned are the bytes that were checked.
 
         Raises: ReleaseRefused ("fetch_failed": not there, "tampered").
         """
-        await self.verify(ref)
-        return await self._run(self.path(ref.sha256).read_bytes)
+        path = self.path(ref.sha256)
+
+        def measured() -> tuple[bytes, str]:
+            with path.open("rb") as file:
+                data = file.read(ref.length + 1)
+            return data, hashlib.sha256(data).hexdigest()
+
+        try:
+            data, digest = await self._run(measured)
+        except FileNotFoundError as error:
+            raise _absent(ref) from error
+        if (len(data), digest) != (ref.length, ref.sha256):
+            path.unlink(missing_ok=True)
+            raise _altered(ref, len(data))
+        return data
 
     async def verify(self, ref: ArtifactRef) -> None:
         """Hash a file on disk again; one that differs is removed, so that it is fetched anew.
@@ -98,13 +111,10 @@ class ArtifactStore:
         try:
             length, digest = await self._run(lambda: _measure(path))
         except FileNotFoundError as error:
-            raise ReleaseRefused(f"{ref.path} is not on disk", code="fetch_failed") from error
+            raise _absent(ref) from error
         if (length, digest) != (ref.length, ref.sha256):
             path.unlink(missing_ok=True)
-            raise ReleaseRefused(
-                f"{ref.path} on disk is not the signed file ({length} of {ref.length} bytes)",
-                code="tampered",
-            )
+            raise _altered(ref, length)
 
     async def ensure(
         self, refs: Iterable[ArtifactRef], *, trusted: Collection[str] = frozenset()
@@ -228,6 +238,17 @@ class ArtifactStore:
         except asyncio.CancelledError:
             await asyncio.wait([future])
             raise
+
+
+def _absent(ref: ArtifactRef) -> ReleaseRefused:
+    return ReleaseRefused(f"{ref.path} is not on disk", code="fetch_failed")
+
+
+def _altered(ref: ArtifactRef, length: int) -> ReleaseRefused:
+    return ReleaseRefused(
+        f"{ref.path} on disk is not the signed file ({length} of {ref.length} bytes)",
+        code="tampered",
+    )
 
 
 @contextmanager

@@ -233,10 +233,12 @@ class ReleaseManager:
             seen=self._state.now.generation,
         )
         await self._state.save(replace(self._state.now, generation=assignment.generation))
+        # Before anything else: a release that its signers withdrew gets no new generation.
+        ref = verify.find_manifest(assignment.release_digest, targets)
         if active is not None and active.digest == assignment.release_digest:
             await self._renumber(assignment)
         else:
-            await self._change(assignment, targets)
+            await self._change(assignment, ref, targets)
         digest = assignment.release_digest
         self._report.say(Phase.APPLIED, assignment.generation, digest)
 
@@ -265,9 +267,10 @@ class ReleaseManager:
         kept = replace(state.current, generation=assignment.generation)
         await self.releases.renumber(assignment.generation, replace(state, current=kept))
 
-    async def _change(self, assignment: Assignment, targets: verify.SignedTargets) -> None:
+    async def _change(
+        self, assignment: Assignment, ref: ArtifactRef, targets: verify.SignedTargets
+    ) -> None:
         generation = assignment.generation
-        ref = verify.find_manifest(assignment.release_digest, targets)
         self._progress(Phase.FETCHING, generation)
         await self._store.ensure([ref])
         manifest = verify.check_manifest(

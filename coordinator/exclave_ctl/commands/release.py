@@ -42,7 +42,8 @@ def release() -> None:
 @click.option(
     "--minimum-version",
     type=click.IntRange(0),
-    help="Security floor: once this release has run, no lower version may. Default: unchanged.",
+    help="Security floor: once this release has run, no lower version may, and lower ones leave "
+    "the signed targets. Default: unchanged.",
 )
 @click.option(
     "--offline-grace",

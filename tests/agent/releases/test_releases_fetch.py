@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from exclave_agent.errors import LinkError, ReleaseRefused
+from exclave_agent.releases import fetch
 from exclave_agent.releases.fetch import RESERVE, STALLS, ArtifactStore
 from exclave_protocol.release import ArtifactRef
 from exclave_testing.clock import FakeClock, SeededRng
@@ -237,6 +238,22 @@ async def test_a_verified_file_that_rots_is_found_again(
         await store.read(REF)
     assert caught.value.code == "tampered"
     await store.ensure([REF])
+    assert await store.read(REF) == DATA
+
+
+async def test_what_is_read_is_what_was_checked(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.ensure([REF])
+    measure = fetch._measure
+
+    def then_swapped(path: Path) -> tuple[int, str]:
+        # Whoever swaps the file right after its check must gain nothing by it.
+        found = measure(path)
+        path.write_bytes(b"evil")
+        return found
+
+    monkeypatch.setattr(fetch, "_measure", then_swapped)
     assert await store.read(REF) == DATA
 
 

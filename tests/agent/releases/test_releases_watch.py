@@ -16,6 +16,7 @@ from exclave_agent.releases.crashes import CrashLoop, CrashWatch
 from exclave_agent.releases.report import Desired, Observed, Phase
 from exclave_agent.releases.watch import ReleaseManager
 from exclave_agent.slots import Latest
+from exclave_protocol.release import release_path
 from exclave_testing.audit import FakeAuditLog
 from exclave_testing.clock import FakeClock, SeededRng
 from exclave_testing.runtimes import FakeModelSet, FakeRuntimes
@@ -299,6 +300,18 @@ async def test_same_release_under_a_newer_assignment_changes_nothing_but_the_num
     assert len(world.leaves()) == 2
     await world.restart()
     assert world.history[-1].generation == 2
+
+
+async def test_a_release_that_its_signers_withdrew_gets_no_new_generation(world: World) -> None:
+    digest = world.repo.release()
+    await world.want(digest, 1)
+    del world.repo.entries[release_path(digest)]
+    world.repo.publish()
+    observed = await world.want(digest, 2)
+    assert (observed.phase, observed.error_code) == (Phase.FAILED, "mismatch")
+    # Withdrawing is not stopping: what answers goes on until something else is assigned.
+    assert world.manager.status().generation == 1
+    assert world.answering() == 1
 
 
 async def test_a_release_in_use_is_not_downloaded_again(world: World) -> None:
