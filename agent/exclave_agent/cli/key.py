@@ -27,13 +27,11 @@ def create(roles: tuple[str, ...], label: str, as_json: bool, home: Path | None)
     What a role may do is decided by the signed policy, not here.
     """
     from exclave_agent.config import load_settings
-    from exclave_agent.storage.home import prepare
     from exclave_agent.storage.keys import create_key
     from exclave_agent.system import SystemClock, SystemRng
 
-    folder, rng = load_settings(home).home, SystemRng()
-    prepare(folder, rng)
-    made = create_key(folder, roles=roles, label=label, clock=SystemClock(), rng=rng)
+    folder = load_settings(home).home
+    made = create_key(folder, roles=roles, label=label, clock=SystemClock(), rng=SystemRng())
     if as_json:
         click.echo(json.dumps({"key": made.secret, "id": made.key_id, "roles": list(roles)}))
         return

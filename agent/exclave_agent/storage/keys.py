@@ -132,6 +132,8 @@ def create_key(
 ) -> NewKey:
     """Make a key; a running agent takes it from the next request on. Blocking.
 
+    The home's files are made first where this is the first thing done in it.
+
     Raises: BadRequest (label, roles), StorageForeign, StorageFull, StorageError.
     """
     if len(label) > MAX_LABEL or not label.isprintable():
@@ -141,6 +143,9 @@ def create_key(
             f"roles: not 1 to {MAX_ROLES} names of lower-case letters, digits and '-'",
             param="roles",
         )
+    from .home import prepare  # it needs the key ring of this module
+
+    prepare(home, rng)
     key_id = rng.token(4).hex()
     secret = f"exk_{key_id}_{b64url(rng.token(SECRET_BYTES))}"
     _write(
@@ -169,7 +174,8 @@ def revoke_key(home: Path, key_id: str, *, clock: Clock) -> None:
 
 def list_keys(home: Path) -> list[KeyInfo]:
     """Every key ever made, oldest first. Blocking. Raises: StorageForeign, StorageError."""
-    ensure(home / KIND.name, KIND)
+    if not _exists(home):
+        return []
     try:
         with closing(open_reader(home / KIND.name)) as connection:
             rows = connection.execute(
@@ -181,9 +187,21 @@ def list_keys(home: Path) -> list[KeyInfo]:
     return [KeyInfo(r[0], r[1], tuple(json.loads(r[2])), r[3], bool(r[4])) for r in rows]
 
 
+def _exists(home: Path) -> bool:
+    """Whether keys can be there; a file that is there must be ours.
+
+    The file is never made here: a vault without its own key would be taken for a loss.
+    """
+    if not (home / KIND.name).exists():
+        return False
+    ensure(home / KIND.name, KIND)
+    return True
+
+
 def _write(home: Path, sql: str, values: tuple[object, ...]) -> int:
     """A transaction of its own, beside the agent's writer; how many rows it changed."""
-    ensure(home / KIND.name, KIND)
+    if not _exists(home):
+        return 0
     try:
         with closing(open_writer(home / KIND.name)) as connection:
             return connection.execute(sql, values).rowcount

@@ -14,7 +14,6 @@ from exclave_agent.errors import BadRequest
 from exclave_agent.storage.home import Storage, prepare
 from exclave_agent.storage.keys import SqliteKeyRing, create_key, list_keys, revoke_key
 from exclave_testing.clock import FakeClock, SeededRng
-from exclave_testing.homes import state
 
 MAKE = """
 import sys, pathlib
@@ -78,7 +77,7 @@ def test_malformed_requests_name_the_field(tmp_path: Path, roles: list[str], lab
     with pytest.raises(BadRequest) as refused:
         create_key(tmp_path, roles=roles, label=label, clock=FakeClock(), rng=SeededRng())
     assert refused.value.param in {"roles", "label"}
-    assert not state(tmp_path).exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_key_cannot_be_revoked(tmp_path: Path) -> None:
