@@ -137,6 +137,28 @@ def test_a_signer_is_not_shown_one_release_while_signing_another(ctl: Ctl) -> No
     assert "is not the release that the targets draft names" in refused.stderr
 
 
+@pytest.mark.parametrize("described", [True, False])
+def test_a_signer_sees_every_release_that_the_signature_allows(ctl: Ctl, described: bool) -> None:
+    workspace = ctl.make_workspace()
+    built = ctl.build(workspace)
+    path = workspace / "drafts" / "targets.json"
+    draft = json.loads(path.read_text())
+    named = draft["signed"]["targets"]
+    smuggled = json.loads(json.dumps(named[f"releases/{built['digest']}.json"]))
+    smuggled["hashes"]["sha256"] = "e" * 64
+    if described:
+        smuggled["custom"]["exclave"]["version"] = 7
+    else:
+        del smuggled["custom"]
+    named[f"releases/{'e' * 64}.json"] = smuggled
+    path.write_text(json.dumps(draft))
+    words = ("release", "sign", workspace, "--key", ctl.folder / "alice.key")
+    if described:
+        assert f"also lets release 7 run ({'e' * 64})" in ctl(*words).stderr
+    else:
+        assert "without describing it" in ctl(*words, code=1).stderr
+
+
 def test_copies_of_different_builds_are_not_merged(ctl: Ctl, tmp_path: Path) -> None:
     workspace = ctl.make_workspace()
     ctl.build(workspace)

@@ -13,6 +13,7 @@ from exclave_ctl.errors import CtlError
 if TYPE_CHECKING:
     from tuf.api.metadata import Root, Targets
 
+    from exclave_ctl.release import Published
     from exclave_ctl.workspace import Drafts, RoleState
     from exclave_protocol.release import ReleaseManifest
 
@@ -51,6 +52,25 @@ def drafts(folder: Drafts) -> None:
             output.note(f"  policy {value.policy.sha256}")
             for model in value.models:
                 output.note(f"  model  {model.sha256} {model.name}")
+        for release in _all_releases(folder, signed):
+            if added is None or release.digest != added[0]:
+                output.note(f"also lets release {release.version} run ({release.digest})")
+
+
+def _all_releases(folder: Drafts, targets: Targets) -> list[Published]:
+    """Every release that a signature on these targets allows. Raises: CtlError."""
+    from exclave_ctl.release import releases_in
+    from exclave_protocol.release import release_path
+
+    found = releases_in(targets)
+    described = {release_path(release.digest) for release in found}
+    for path in targets.targets:
+        if path.startswith("releases/") and path not in described:
+            raise CtlError(
+                f"the targets draft in {folder.folder} names {path} without describing it",
+                "do not sign: get the drafts again from where they were built",
+            )
+    return found
 
 
 def drafted_release(folder: Drafts, targets: Targets) -> tuple[str, ReleaseManifest] | None:
