@@ -1,8 +1,8 @@
 """The agent as a whole: builds its rooms, starts them in order, stops them in reverse.
 
-Start: identity > storage > record > models > last release > API > session. The API listens
-before the coordinator is reached: an agent answers without it. Stop: the API finishes its
-requests first, the record is closed last.
+Start: identity > storage > record > runtimes > API > last release and session. The API answers
+without the coordinator, and says so while the models of the last release still load. Stop: the
+API finishes its requests first, the record is closed last.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 
 from exclave_agent import __version__
 from exclave_agent.api.app import build_app
-from exclave_agent.api.control import CONTROL_SOCKET, build_control
+from exclave_agent.api.control import CONTROL_MODE, CONTROL_SOCKET, build_control
 from exclave_agent.api.exchange import Limits
-from exclave_agent.api.server import Listening, serving
+from exclave_agent.api.server import serving
 from exclave_agent.audit import disclose as records
 from exclave_agent.audit import drafts
 from exclave_agent.audit.append import Log
@@ -97,20 +97,23 @@ class Rooms:
     uploader: Uploader
     renewer: Renewer
     pipeline: Pipeline
+    listens: tuple[str, ...] = ()
+    """Where the API answers: a URL, the path of a socket."""
 
 
 async def run_agent(settings: Settings, stop: asyncio.Event) -> None:
-    """Run until `stop` is set.
+    """Run until `stop` is set. Cancelling it cancels the running requests too: they are
+    recorded as such, and all is closed in the same order.
 
     Raises: IdentityError (not enrolled), StorageError (home locked, foreign or altered),
-    CannotListen, and whatever else makes running impossible; nothing is half-started then.
+    CannotListen, and whatever else makes running impossible; what ends a task of the running
+    agent comes in an ExceptionGroup.
     """
     async with AsyncExitStack() as stack:
         rooms = await _build(await _lay_basis(settings, stack), stack)
-        listening = await stack.enter_async_context(_answering(rooms))
+        await stack.enter_async_context(_answering(rooms))
         await _work(rooms, stop)
         log.info("stopping: %d s for running requests", settings.stop_grace)
-        del listening
     log.info("stopped")
 
 
@@ -236,11 +239,12 @@ async def _build(basis: Basis, stack: AsyncExitStack) -> Rooms:
 
 
 @asynccontextmanager
-async def _answering(rooms: Rooms) -> AsyncIterator[Listening]:
+async def _answering(rooms: Rooms) -> AsyncIterator[None]:
     """The HTTP API and the control socket; where they listen is written for tools to find."""
     settings = rooms.basis.settings
     run = settings.path("run")
     run.mkdir(mode=0o700, exist_ok=True)
+    run.chmod(0o700)  # one that was there already, too
     host, port = split_address(settings.listen, "listen") if settings.listen else (None, 0)
     app = build_app(
         rooms.pipeline,
@@ -263,26 +267,31 @@ async def _answering(rooms: Rooms) -> AsyncIterator[Listening]:
             max_connections=settings.max_connections,
             stop_grace=settings.stop_grace,
         ) as listening,
-        serving(control, host=None, unix=settings.path(CONTROL_SOCKET), stop_grace=1),
+        serving(
+            control,
+            host=None,
+            unix=settings.path(CONTROL_SOCKET),
+            unix_mode=CONTROL_MODE,
+            stop_grace=1,
+        ),
     ):
         endpoints = {
             "http": listening.base_url if host else "",
             "socket": str(unix or ""),
-            "pid": os.getpid(),
         }
         file = run / "endpoints.json"
-        file.with_suffix(".new").write_text(json.dumps(endpoints) + "\n")
+        file.with_suffix(".new").write_text(json.dumps({**endpoints, "pid": os.getpid()}) + "\n")
         file.with_suffix(".new").rename(file)
-        log.info("answering on %s", endpoints["http"] or endpoints["socket"])
+        rooms.listens = tuple(x for x in (endpoints["http"], endpoints["socket"]) if x)
+        log.info("answering on %s", ", ".join(rooms.listens))
         try:
-            yield listening
+            yield
         finally:
             file.unlink(missing_ok=True)
 
 
 async def _work(rooms: Rooms, stop: asyncio.Event) -> None:
     """All tasks in one group: the first that fails ends the agent, with its reason."""
-    await rooms.manager.restore()
     basis, chores = rooms.basis, Chores()
     chores.every(CLOCK_FLOOR_SECONDS, "clock floor", basis.time.persist)
     heartbeat = Heartbeat(
@@ -296,7 +305,7 @@ async def _work(rooms: Rooms, stop: asyncio.Event) -> None:
         tasks = [
             group.create_task(work, name=name)
             for name, work in (
-                ("releases", rooms.manager.run()),
+                ("releases", _keep_release(rooms.manager)),
                 ("session", rooms.session.run()),
                 ("renewal", rooms.renewer.run()),
                 ("crash loops", rooms.crashes.run()),
@@ -308,6 +317,12 @@ async def _work(rooms: Rooms, stop: asyncio.Event) -> None:
         await stop.wait()
         for task in tasks:
             task.cancel()
+
+
+async def _keep_release(manager: ReleaseManager) -> None:
+    """In the group, so that a stop need not wait for models that are still loading."""
+    await manager.restore()
+    await manager.run()
 
 
 # --- telling ----------------------------------------------------------------------------
@@ -326,7 +341,7 @@ def status(rooms: Rooms) -> dict[str, Any]:
         "tenant": identity.tenant,
         "agent": identity.agent,
         "home": str(rooms.basis.settings.home),
-        "listens": [x for x in (rooms.basis.settings.listen, rooms.basis.settings.socket) if x],
+        "listens": list(rooms.listens),
         "certificate": {"not_after": identity.not_after},
         "coordinator": {
             "endpoint": identity.session_endpoint,

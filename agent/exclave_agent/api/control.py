@@ -1,6 +1,7 @@
 """The local control socket: what the command line asks of the running agent; its user's only.
 
-Not the HTTP API: no key is asked for, because the socket lies in a folder of mode 0700.
+Not the HTTP API: no key is asked for, because the socket is the user's alone,
+and so is the folder it lies in.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from exclave_agent.errors import AgentError
 
 CONTROL_SOCKET = "run/control.sock"
 """Relative to home."""
+CONTROL_MODE = 0o600
 
 
 def build_control(
