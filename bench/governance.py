@@ -158,7 +158,7 @@ def where(found: dict[str, Any], spent: dict[str, Any], fsync: float) -> str:
     return (
         f"at {found['concurrency']} callers governance adds {found['added p50']} ms (p50) and "
         f"{found['added p99']} ms (p99). On the path: RESULT until durable "
-        f"{spent['RESULT until durable']} ms (two fsyncs of {fsync:.3f} ms and the queue before "
+        f"{spent['RESULT until durable']} ms (one fsync of {fsync:.3f} ms and the queue before "
         f"them), policy {spent['policy']} ms, key ring {spent['key ring']} ms; INTENT "
         f"({spent['INTENT until durable']} ms) overlaps with the model. Governance costs "
         f"{cpu:.3f} ms of processor time a request; the rest is waiting for it: each server has "
