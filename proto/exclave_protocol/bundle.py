@@ -72,6 +72,9 @@ class BundleSpec:
     time_to: int
     """Seconds since the Unix epoch, from inclusive, to exclusive; 0: open."""
     witness_vkey: str
+    agents: Mapping[str, int]
+    """Every agent of the tenant that is on file, and when it was last seen: seconds since the
+    Unix epoch, 0 for never."""
     logs: Iterable[LogSpec]
 
 
@@ -203,6 +206,7 @@ def write_bundle(out: BinaryIO, spec: BundleSpec) -> Written:
         spec.time_from,
         spec.time_to,
         spec.witness_vkey,
+        tuple(layout.AgentEntry(name, seen) for name, seen in sorted(spec.agents.items())),
         tuple(tally.log for tally in tallies),
     )
     writer.add(layout.COMPLETENESS, layout.completeness(tallies))

@@ -232,6 +232,7 @@ class _Verification:
             except EvidenceError as error:
                 found.add(Verdict.INVALID, str(error))
         agents = _check_epochs(manifest, found)
+        notes += _check_agents(manifest, found)
         if all(log.agent for log in manifest.logs):
             notes.append("the operators' log is not part of this bundle")
         origins = {log.origin for log in manifest.logs}
@@ -273,6 +274,25 @@ def _check_epochs(manifest: Manifest, found: Findings) -> int:
     if not epochs:
         found.add(Verdict.INCOMPLETE, "no agent's log is here")
     return len(epochs)
+
+
+def _check_agents(manifest: Manifest, found: Findings) -> list[str]:
+    """Every agent on file against the logs that are here; returns notes."""
+    present = {log.agent for log in manifest.logs if log.agent}
+    for name in sorted(present - {agent.name for agent in manifest.agents}):
+        found.add(Verdict.INVALID, f"agent {name}: has a log, but is not on file")
+    silent = [agent for agent in manifest.agents if agent.name not in present]
+    for agent in silent:
+        if agent.last_seen:
+            found.add(
+                Verdict.INCOMPLETE,
+                f"agent {agent.name}: has been connected, but no log of it is here",
+            )
+    never = [agent.name for agent in silent if not agent.last_seen]
+    if not never:
+        return []
+    shown = ", ".join(never[:5]) + (", ..." if len(never) > 5 else "")
+    return [f"{len(never)} agents on file were never connected and have no log: {shown}"]
 
 
 def _origin(note: bytes) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from .canonical import CanonicalError, JsonValue, decode, encode
 from .checkpoint import log_origin, operator_origin
@@ -146,6 +147,40 @@ _SAMPLE = LogEntry("", 0, "", "", 0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
+class AgentEntry:
+    """One agent that the coordinator has on file; its word, bound by no signature."""
+
+    name: str
+    last_seen: int
+    """Seconds since the Unix epoch; 0: it has never been connected."""
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The manifest's object."""
+        return {"agent": self.name, "last_seen": str(self.last_seen)}
+
+    @classmethod
+    def from_json(cls, value: JsonValue) -> AgentEntry:
+        """Raises: EvidenceError."""
+        entry = fields(value, {"agent", "last_seen"}, "agents")
+        name = text(entry["agent"], "agent")
+        if NAME.fullmatch(name) is None:
+            raise EvidenceError("agent is not a name")
+        return cls(name, integer(entry["last_seen"], "last_seen"))
+
+
+_MANIFEST_FIELDS = {
+    "schema",
+    "tenant",
+    "trust_domain",
+    "created",
+    "range",
+    "witness_vkey",
+    "agents",
+    "logs",
+}
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What the bundle says of itself; everything in it is checked against the rest."""
 
@@ -157,6 +192,8 @@ class Manifest:
     time_to: int
     """Seconds since the Unix epoch, from inclusive, to exclusive; 0: open."""
     witness_vkey: str
+    agents: tuple[AgentEntry, ...]
+    """Every agent on file, with or without a log, by name."""
     logs: tuple[LogEntry, ...]
 
     def in_range(self, time_ns: int) -> bool:
@@ -174,6 +211,7 @@ class Manifest:
                 "created": format_time(self.created_ns),
                 "range": {"from": str(self.time_from), "to": str(self.time_to)},
                 "witness_vkey": self.witness_vkey,
+                "agents": [agent.to_json() for agent in self.agents],
                 "logs": [log.to_json() for log in self.logs],
             }
         )
@@ -188,8 +226,7 @@ class Manifest:
 
     @classmethod
     def _read(cls, data: bytes) -> Manifest:
-        names = {"schema", "tenant", "trust_domain", "created", "range", "witness_vkey", "logs"}
-        value = fields(decode(data, limit=MAX_JSON), names, "manifest")
+        value = fields(decode(data, limit=MAX_JSON), _MANIFEST_FIELDS, "manifest")
         created = parse_time(text(value["created"], "created"))
         if value["schema"] != BUNDLE_SCHEMA:
             raise EvidenceError(f"schema is not {BUNDLE_SCHEMA}; use a newer verifier?")
@@ -200,9 +237,12 @@ class Manifest:
         )
         if NAME.fullmatch(tenant) is None:
             raise EvidenceError("tenant is not a name")
-        logs = value["logs"]
-        if type(logs) is not list:
-            raise EvidenceError("logs is not an array")
+        logs, listed = value["logs"], value["agents"]
+        if type(logs) is not list or type(listed) is not list:
+            raise EvidenceError("logs or agents is not an array")
+        agents = tuple(AgentEntry.from_json(item) for item in listed)
+        if any(first.name >= after.name for first, after in pairwise(agents)):
+            raise EvidenceError("agents is not in order, or one stands there twice")
         entries = tuple(LogEntry.from_json(log, domain, tenant) for log in logs)
         if len({entry.place for entry in entries}) != len(entries):
             raise EvidenceError("one log stands there twice")
@@ -213,6 +253,7 @@ class Manifest:
             integer(span["from"], "from"),
             integer(span["to"], "to"),
             text(value["witness_vkey"], "witness_vkey"),
+            agents,
             entries,
         )
 

@@ -251,6 +251,30 @@ async def test_the_exported_bundle_verifies_as_witnessed(
     assert verify_bundle(path).verdict.name == "INVALID"
 
 
+async def test_a_bundle_names_agents_that_sent_no_record(
+    centre: RunningCoordinator, member: Member, tmp_path: Path
+) -> None:
+    log = member.log()
+    log.add(12)
+    await _append(member, log, 0)
+    await member.audit.Witness(_witness(log, 0, 12))
+    await centre.tenant("other")
+    await centre.enroll("other", "elsewhere")
+    silent = await centre.enroll("acme", "silent")
+    path = tmp_path / "bundle.zip"
+    path.write_bytes(await _export(centre))
+    report = verify_bundle(path)
+    assert report.verdict.name == "WITNESSED", report
+    assert "never connected and have no log: silent" in report.to_text()
+    assert "elsewhere" not in report.to_text()
+    await silent.session()
+    await centre.up.parts.sessions.flush()
+    path.write_bytes(await _export(centre))
+    report = verify_bundle(path)
+    assert report.verdict.name == "INCOMPLETE", report
+    assert "agent silent: has been connected, but no log of it is here" in report.to_text()
+
+
 async def test_export_refuses_unknown_tenants_and_impossible_times(
     centre: RunningCoordinator, member: Member
 ) -> None:

@@ -167,12 +167,18 @@ def spec_of(
 
 
 def bundle_of(
-    logs: Sequence[LogSpec], *, time_from: int = 0, time_to: int = 0, witness: str | None = None
+    logs: Sequence[LogSpec],
+    *,
+    time_from: int = 0,
+    time_to: int = 0,
+    witness: str | None = None,
+    agents: Mapping[str, int] | None = None,
 ) -> BundleSpec:
-    """A bundle's spec."""
+    """A bundle's spec. `agents`: those on file (name, last seen), other than those of `logs`."""
     vkey = witness_key().vkey if witness is None else witness
     created = (START + 10**6) * 10**9
-    return BundleSpec(TENANT, DOMAIN, created, time_from, time_to, vkey, list(logs))
+    known = {log.agent: START for log in logs if log.agent} | dict(agents or {})
+    return BundleSpec(TENANT, DOMAIN, created, time_from, time_to, vkey, known, list(logs))
 
 
 def honest_logs(size: int = 12) -> list[Log]:

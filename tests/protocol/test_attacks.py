@@ -559,6 +559,30 @@ def test_a_file_that_does_not_belong(bundle: Path, tmp_path: Path, name: str) ->
     check(path, Verdict.INVALID, "not a file of an audit bundle")
 
 
+def test_an_agent_whose_log_was_left_out(tmp_path: Path) -> None:
+    logs = [spec_of(Log("edge-1").fill(5))]
+    path = write(bundle_of(logs, agents={"edge-2": START}), tmp_path / "b.zip")
+    check(path, Verdict.INCOMPLETE, "agent edge-2: has been connected, but no log of it is here")
+
+
+def test_an_agent_that_never_came_is_named_and_no_fault(tmp_path: Path) -> None:
+    logs = [spec_of(Log("edge-1").fill(5))]
+    path = write(bundle_of(logs, agents={"edge-2": 0}), tmp_path / "b.zip")
+    report = verify_bundle(path, witness_vkey=PIN)
+    assert report.verdict is Verdict.WITNESSED
+    assert "1 agents on file were never connected and have no log: edge-2" in report.to_text()
+
+
+def test_a_log_of_nobody_on_file(bundle: Path, tmp_path: Path) -> None:
+    def forget(files: Files) -> None:
+        value = json.loads(files[layout.MANIFEST])
+        del value["agents"][0]
+        files[layout.MANIFEST] = encode(value)
+
+    path = tamper(bundle, tmp_path / "bad.zip", forget)
+    check(path, Verdict.INVALID, "agent edge-1: has a log, but is not on file")
+
+
 def test_a_file_of_no_log(bundle: Path, tmp_path: Path) -> None:
     name = "logs/edge-9/e1/hashes"
     path = tamper(bundle, tmp_path / "bad.zip", lambda files: files.update({name: b"x" * 32}))
@@ -589,6 +613,11 @@ def test_a_file_slipped_past_the_sums(bundle: Path, tmp_path: Path) -> None:
         lambda m: m.update(extra=1),
         lambda m: m.update(logs={}),
         lambda m: m["logs"].append(m["logs"][0]),
+        lambda m: m.update(agents={}),
+        lambda m: m["agents"].append(m["agents"][0]),
+        lambda m: m["agents"].reverse(),
+        lambda m: m["agents"][0].update(agent="../x"),
+        lambda m: m["agents"][0].update(last_seen=1),
         lambda m: m["logs"][0].update(agent="_operators"),
         lambda m: m["logs"][0].update(first="5", end="4"),
         lambda m: m["logs"][0].update(end="99999"),

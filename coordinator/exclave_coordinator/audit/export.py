@@ -49,6 +49,7 @@ class Exporter:
                 time_from=begin,
                 time_to=end,
                 witness_vkey=self._witness.vkey,
+                agents={a.key.name: a.presence.last_seen for a in tx.agents.all(tenant)},
                 logs=self._logs(tx, tenant, begin, end),
             ),
         )
