@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
 
+from exclave_coordinator.audit.export import Exporter
 from exclave_coordinator.audit.oplog import Act
 from exclave_coordinator.errors import SetupError, StorageError, StorageFull
 from exclave_coordinator.fleet.registry import Registry
@@ -158,6 +161,43 @@ async def test_strangers_send_only_small_messages(centre: RunningCoordinator) ->
     request = centre.request("acme", await centre.token("acme"), new_key())
     request.audit_public_key = bytes(1 << 20)
     assert (await refused(centre.enrollment.Enroll(request)))[0] == "RESOURCE_EXHAUSTED"
+
+
+async def test_exports_leave_readers_to_the_agents(
+    centre: RunningCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await centre.tenant("acme")
+    gate = threading.Event()
+    write = Exporter._write
+
+    def slowly(self: Exporter, *arguments: Any) -> Any:
+        assert gate.wait(30)
+        return write(self, *arguments)
+
+    monkeypatch.setattr(Exporter, "_write", slowly)
+    calls = [
+        centre.admin.ExportAudit(admin_pb2.ExportAuditRequest(tenant="acme")) for _ in range(8)
+    ]
+    reads = [asyncio.create_task(call.read()) for call in calls]
+    try:
+        for _ in range(4):
+            await centre.admin.GetTenant(admin_pb2.GetTenantRequest(name="acme"), timeout=TIMEOUT)
+    finally:
+        gate.set()
+    assert all(piece.data.startswith(b"PK") for piece in await asyncio.gather(*reads))
+
+
+async def test_an_export_to_a_full_disk_says_so(
+    centre: RunningCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await centre.tenant("acme")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Exporter, "_write", full)
+    call = centre.admin.ExportAudit(admin_pb2.ExportAuditRequest(tenant="acme"))
+    assert (await refused(call.read()))[:2] == ("RESOURCE_EXHAUSTED", "storage_full")
 
 
 async def test_a_change_that_cannot_be_recorded_does_not_happen(

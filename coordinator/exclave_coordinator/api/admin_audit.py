@@ -50,7 +50,9 @@ class AuditCalls:
                 return _digest(file)
 
             async with parts.recorder.attempt(act):
-                act.details = {**act.details, "sha256": await parts.store.read(job)}
+                async with parts.exporter.turns:
+                    digest = await parts.store.read(job)
+                act.details = {**act.details, "sha256": digest}
                 await parts.recorder.commit(act, lambda _tx: None)
             while chunk := await asyncio.to_thread(file.read, CHUNK):
                 yield pb.ExportAuditChunk(data=chunk)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from exclave_coordinator.audit.oplog import EPOCH, OperatorLog
 from exclave_coordinator.audit.witness import Witness
-from exclave_coordinator.errors import Invalid, NotFound
+from exclave_coordinator.errors import Invalid, NotFound, StorageError, StorageFull
 from exclave_coordinator.ports import AgentKey, Clock, Log, StoredLeaf, Tx
 from exclave_protocol.bundle import BundleSpec, LogSpec, Written, write_bundle
 from exclave_protocol.checkpoint import log_origin
 from exclave_protocol.layout import wanted
 from exclave_protocol.note import VerifyKey
 
+AT_ONCE = 2
+"""Most bundles written at once: each holds one of the store's readers for as long as it takes,
+and the others must stay free for agents."""
 _FOREVER = 2**63 - 1
 _LATEST = 9_000_000_000
 """Seconds whose nanoseconds still fit 64 bits."""
@@ -30,12 +35,22 @@ class Exporter:
         self._operators = operators
         self._domain = trust_domain
         self._clock = clock
+        self.turns = asyncio.Semaphore(AT_ONCE)
+        """Held by whoever calls `write`."""
 
     def write(self, tx: Tx, out: BinaryIO, tenant: str, begin: int, end: int) -> Written:
         """Write the bundle of [begin, end), seconds since the epoch; 0: open. Blocks.
 
-        Raises: NotFound (tenant), Invalid (times).
+        Raises: NotFound (tenant), Invalid (times), StorageError (`out` cannot be written).
         """
+        try:
+            return self._write(tx, out, tenant, begin, end)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFull("the disk is full; no bundle was written") from error
+            raise StorageError(f"the bundle cannot be written ({error.strerror})") from error
+
+    def _write(self, tx: Tx, out: BinaryIO, tenant: str, begin: int, end: int) -> Written:
         if not 0 <= begin <= _LATEST or not 0 <= end <= _LATEST or (end and end <= begin):
             raise Invalid("from, to: must be seconds since the epoch, from before to")
         if tx.tenants.get(tenant) is None:
