@@ -101,9 +101,11 @@ class Rooms:
     """Where the API answers: a URL, the path of a socket."""
 
 
-async def run_agent(settings: Settings, stop: asyncio.Event) -> None:
-    """Run until `stop` is set. Cancelling it cancels the running requests too: they are
-    recorded as such, and all is closed in the same order.
+async def run_agent(
+    settings: Settings, stop: asyncio.Event, hurry: asyncio.Event | None = None
+) -> None:
+    """Run until `stop` is set; running requests then get `stop_grace` seconds. When `hurry` is
+    set as well they are cancelled, and recorded as that.
 
     Raises: IdentityError (not enrolled), StorageError (home locked, foreign or altered),
     CannotListen, and whatever else makes running impossible; what ends a task of the running
@@ -111,7 +113,7 @@ async def run_agent(settings: Settings, stop: asyncio.Event) -> None:
     """
     async with AsyncExitStack() as stack:
         rooms = await _build(await _lay_basis(settings, stack), stack)
-        await stack.enter_async_context(_answering(rooms))
+        await stack.enter_async_context(_answering(rooms, hurry))
         await _work(rooms, stop)
         log.info("stopping: %d s for running requests", settings.stop_grace)
     log.info("stopped")
@@ -239,7 +241,7 @@ async def _build(basis: Basis, stack: AsyncExitStack) -> Rooms:
 
 
 @asynccontextmanager
-async def _answering(rooms: Rooms) -> AsyncIterator[None]:
+async def _answering(rooms: Rooms, hurry: asyncio.Event | None) -> AsyncIterator[None]:
     """The HTTP API and the control socket; where they listen is written for tools to find."""
     settings = rooms.basis.settings
     run = settings.path("run")
@@ -266,6 +268,7 @@ async def _answering(rooms: Rooms) -> AsyncIterator[None]:
             unix=unix,
             max_connections=settings.max_connections,
             stop_grace=settings.stop_grace,
+            hurry=hurry,
         ) as listening,
         serving(
             control,

@@ -59,10 +59,11 @@ async def serving(
     unix_mode: int = SOCKET_MODE,
     max_connections: int = 256,
     stop_grace: float = 20.0,
+    hurry: asyncio.Event | None = None,
 ) -> AsyncIterator[Listening]:
     """Serve `app` until the block ends; then stop accepting, let running requests finish for
-    `stop_grace` seconds and cancel the rest (which are recorded as cancelled). Cancelling the
-    block's task meanwhile ends that wait at once.
+    `stop_grace` seconds and cancel the rest (which are recorded as cancelled). Setting `hurry`,
+    or cancelling the block's task meanwhile, ends that wait at once.
 
     MUST: no request runs any more when this returns, however it returns.
 
@@ -98,6 +99,7 @@ async def serving(
         async with asyncio.TaskGroup() as group:
             running = group.create_task(server.serve(sockets))
             await server.ready(running)
+            hurrying = group.create_task(server.hurry_at(hurry or asyncio.Event()))
             try:
                 yield Listening(bound[0], bound[1], unix)
             except Exception as error:  # noqa: BLE001  # carried out of the group unwrapped
@@ -108,9 +110,11 @@ async def serving(
                 try:
                     await asyncio.shield(running)
                 except asyncio.CancelledError:
-                    server.hurry()
+                    server.force_exit = True
                     await asyncio.shield(running)
                     raise
+                finally:
+                    hurrying.cancel()
         if failure is not None:
             raise failure
     finally:
@@ -135,14 +139,16 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self._started.set()
 
-    def hurry(self) -> None:
-        """Cancel the running requests instead of waiting for them."""
+    async def hurry_at(self, told: asyncio.Event) -> None:
+        """Once told, do not wait for running requests when stopping."""
+        await told.wait()
         self.force_exit = True
-        for task in self.server_state.tasks:
-            task.cancel()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
+        if self.force_exit:
+            for task in self.server_state.tasks:
+                task.cancel()
         # uvicorn cancels what is left and goes; each of those still has a record to hand over.
         await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
 

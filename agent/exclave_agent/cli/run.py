@@ -38,22 +38,13 @@ async def _until_told(settings: Settings) -> None:
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     logs.watch(loop)
-    main = asyncio.current_task()
-    assert main is not None
 
     def told() -> None:
         if stop.is_set():
+            logging.getLogger(__name__).warning("told twice: running requests are cancelled")
             hurry.set()
-            main.cancel()
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told)
-    try:
-        await run_agent(settings, stop)
-    except asyncio.CancelledError:
-        if not hurry.is_set():
-            raise
-        logging.getLogger(__name__).warning(
-            "stopped at the second signal: requests that ran are recorded as cancelled"
-        )
+    await run_agent(settings, stop, hurry)

@@ -152,12 +152,12 @@ async def test_signals_are_left_to_the_agent() -> None:
         assert signal.getsignal(signal.SIGTERM) is before
 
 
-async def test_told_twice_it_cancels_what_runs_and_all_of_it_is_recorded() -> None:
-    api = endless()
-    leaving = asyncio.Event()
+@pytest.mark.parametrize("how", ["hurry", "cancel"])
+async def test_told_to_hurry_it_cancels_what_runs_and_all_of_it_is_recorded(how: str) -> None:
+    api, leaving, hurry = endless(), asyncio.Event(), asyncio.Event()
 
     async def serve() -> None:
-        async with served(api, stop_grace=3600) as (_, listening):
+        async with served(api, stop_grace=3600, hurry=hurry) as (_, listening):
             _, writer = await connect(listening)
             writer.write(request(BODY | {"stream": True}))
             await until(lambda: len(api.models.requests) == 1)
@@ -167,9 +167,23 @@ async def test_told_twice_it_cancels_what_runs_and_all_of_it_is_recorded() -> No
     await leaving.wait()
     await asyncio.sleep(0)
     assert api.outcomes() == []
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
+    if how == "hurry":
+        hurry.set()
         await asyncio.wait_for(task, 10)
+    else:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 10)
+    assert [outcome for outcome, _ in api.outcomes()] == ["cancelled"]
+
+
+async def test_told_to_hurry_beforehand_it_does_not_wait_either() -> None:
+    api, hurry = endless(), asyncio.Event()
+    async with served(api, stop_grace=3600, hurry=hurry) as (_, listening):
+        _, writer = await connect(listening)
+        writer.write(request(BODY | {"stream": True}))
+        await until(lambda: len(api.models.requests) == 1)
+        hurry.set()
     assert [outcome for outcome, _ in api.outcomes()] == ["cancelled"]
 
 
