@@ -138,4 +138,3 @@ def tell(error: Exception, request_id: str) -> Told:
     if isinstance(error, PolicyDenied):
         headers.append((b"x-exclave-rule", error.rule.encode("ascii", "replace")))
     return Told(status, kind, error.message, error.code, param, tuple(headers))
-

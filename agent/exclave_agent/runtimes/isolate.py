@@ -34,12 +34,22 @@ _LOAD, _JEQ, _JGE, _RET = 0x20, 0x15, 0x35, 0x06
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _X32_BIT = 0x40000000
 
-# machine -> (audit architecture, syscalls that reach out of the process)
+# machine -> (audit architecture, syscalls that reach out of the process, tgkill)
 # socket, ptrace, process_vm_readv/writev, io_uring_setup (its rings open sockets too),
-# bpf, pidfd_getfd (takes descriptors from other processes).
+# bpf, pidfd_getfd (takes descriptors from other processes), kill, tkill, rt_sigqueueinfo,
+# rt_tgsigqueueinfo, pidfd_send_signal, execve, execveat.
+# tgkill stays for the process itself: abort(3) raises its signal with it.
 _SYSCALLS = {
-    "x86_64": (0xC000003E, (41, 101, 310, 311, 425, 321, 438)),
-    "aarch64": (0xC00000B7, (198, 117, 270, 271, 425, 280, 438)),
+    "x86_64": (
+        0xC000003E,
+        (41, 101, 310, 311, 425, 321, 438, 62, 200, 129, 297, 424, 59, 322),
+        234,
+    ),
+    "aarch64": (
+        0xC00000B7,
+        (198, 117, 270, 271, 425, 280, 438, 129, 130, 138, 240, 424, 221, 281),
+        131,
+    ),
 }
 
 
@@ -48,7 +58,8 @@ def isolate(parent: int) -> tuple[str, ...]:
 
     "netns": a network namespace of our own with nothing but a downed loopback. "seccomp": no
     socket can be made at all, Unix ones included. "no_new_privs", "no_dump", "no_caps": as
-    prctl(2) and capabilities(7) mean them. "parent_death": the kernel ends this process with
+    prctl(2) and capabilities(7) mean them; where seccomp stands no other process can be signalled
+    and no program started. "parent_death": the kernel ends this process with
     its parent.
 
     Raises: SystemExit when `parent` (a process id) has already gone.
@@ -153,15 +164,18 @@ def _forbid_sockets(libc: ctypes.CDLL) -> None:
     known = _SYSCALLS.get(platform.machine())
     if known is None or sys.byteorder != "little":
         return
-    architecture, calls = known
+    architecture, calls, tgkill = known
     program = [
         (_LOAD, 0, 0, 4),
         (_JEQ, 1, 0, architecture),
         (_RET, 0, 0, _KILL),
         (_LOAD, 0, 0, 0),
         # The x32 numbering would slip past the list below.
-        (_JGE, len(calls) + 1, 0, _X32_BIT),
-        *((_JEQ, len(calls) - at, 0, call) for at, call in enumerate(calls)),
+        (_JGE, len(calls) + 4, 0, _X32_BIT),
+        *((_JEQ, len(calls) - at + 3, 0, call) for at, call in enumerate(calls)),
+        (_JEQ, 0, 2, tgkill),
+        (_LOAD, 0, 0, 16),  # its first argument, a process id
+        (_JEQ, 0, 1, os.getpid()),
         (_RET, 0, 0, _ALLOW),
         (_RET, 0, 0, _ERRNO | errno.EPERM),
     ]

@@ -338,4 +338,5 @@ def refusal(frame: frames.Failed) -> AgentError:
             return UnknownModel(frame.message)
         case "invalid_value" | "output_invalid":
             return BadRequest(frame.message, param=frame.param, code=frame.code)
-    return WorkerCrashed(frame.message, code=frame.code)
+    # Whatever else it calls it stays here: codes go into the record, and up to the centre.
+    return WorkerCrashed(frame.message, code="engine_failed")

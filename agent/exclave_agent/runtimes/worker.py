@@ -16,12 +16,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 
 from exclave_agent.runtimes import frames
 from exclave_agent.runtimes.cpus import physical_cores
 from exclave_agent.runtimes.hosts import Host, open_host
 from exclave_agent.runtimes.isolate import has_network, isolate
+from exclave_agent.runtimes.landlock import confine
 from exclave_agent.runtimes.scheduler import Refused
 
 EXIT_LOAD = 65
@@ -38,6 +40,9 @@ ENVIRONMENT = {
     # onnxruntime's wheels report home unless told not to.
     "ORT_DISABLE_TELEMETRY": "1",
     "HF_HUB_OFFLINE": "1",
+    # ggml would start a debugger on itself when it aborts: its output shows arguments, and it
+    # would hold our stderr open.
+    "GGML_NO_BACKTRACE": "1",
 }
 
 _stderr = 2
@@ -87,6 +92,8 @@ def _serve(connection: Connection, walls: tuple[str, ...]) -> int:
     load = next(incoming, None)
     if not isinstance(load, frames.Load):
         return EXIT_ENGINE
+    if confine(Path(load.path)):
+        walls = (*walls, "landlock")
     try:
         host = open_host(load, connection.send)
     except Exception as error:  # noqa: BLE001 - engines raise types of their own; no request yet

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -85,6 +86,32 @@ def test_the_reported_walls_stand(probe: dict[str, object]) -> None:
     if "netns" in walls:
         devices = [line.split(":")[0].strip() for line in str(probe["devices"]).splitlines()[2:]]
         assert devices == ["lo"]
+
+
+def test_it_signals_nobody_but_itself_and_starts_nothing() -> None:
+    code = """
+import os, signal
+from exclave_agent.runtimes.isolate import isolate
+parent = os.getppid()
+isolate(parent)
+def refused(act, *arguments):
+    try:
+        act(*arguments)
+    except PermissionError:
+        return True
+    return False
+import ctypes, sys
+libc = ctypes.CDLL(None, use_errno=True)
+TGKILL = {"x86_64": 234, "aarch64": 131}[os.uname().machine]
+assert refused(os.kill, parent, 0)
+assert refused(os.execv, sys.executable, [sys.executable, "-c", ""])
+assert libc.syscall(TGKILL, parent, parent, 0) == -1
+assert libc.syscall(TGKILL, os.getpid(), os.getpid(), 0) == 0
+os.abort()
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, timeout=30)
+    assert done.stderr == b""
+    assert done.returncode == -signal.SIGABRT
 
 
 def test_a_process_whose_parent_has_gone_does_not_start() -> None:

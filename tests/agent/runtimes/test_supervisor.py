@@ -27,7 +27,8 @@ from exclave_agent.ports import (
     Sampling,
     Tensor,
 )
-from exclave_agent.runtimes.process import describe_exit, worker_environment
+from exclave_agent.runtimes import frames
+from exclave_agent.runtimes.process import describe_exit, refusal, worker_environment
 from exclave_agent.runtimes.restart import LOOP, Crash, Timings
 from exclave_agent.runtimes.supervisor import Supervisor
 from exclave_agent.system import SystemClock, SystemRng
@@ -235,6 +236,12 @@ def impostor(tmp_path: Path, script: str) -> str:
 
 
 FD = "fd = next(int(one[5:]) for one in sys.argv if one.startswith('--fd='))\n"
+
+
+def test_a_code_that_a_worker_makes_up_does_not_reach_the_record() -> None:
+    made_up = refusal(frames.Failed(1, "the-patient-is-mabuse", "no"))
+    assert isinstance(made_up, WorkerCrashed)
+    assert made_up.code == "engine_failed"
 
 
 @pytest.mark.parametrize(
