@@ -26,7 +26,18 @@ FREE_UNPACKED = 1024**2
 
 _CHUNK = 65_536
 _LOCAL = struct.Struct("<4s5H3I2H")  # PKWARE APPNOTE 4.3.7
+_ZIP64 = struct.Struct("<2H2Q")  # 4.5.3, with both sizes
+_DESCRIPTOR = struct.Struct("<4s3I")  # 4.3.9
+_DESCRIPTOR64 = struct.Struct("<4sI2Q")
+_ENTRY = struct.Struct("<4s4B4H3I5H2I")  # 4.3.12
+_END = struct.Struct("<4s4H2IH")  # 4.3.16
 _ENCRYPTED = 0x0001
+_STREAMED = 0x0008
+"""CRC and sizes follow the content, as when the writer could not seek."""
+_VERSIONS = (20, 45)
+_ATTRIBUTES = (0o100644 << 16, 0o600 << 16)
+"""A plain file, as our writer says it and as Python's zipfile does."""
+_UNIX = 3
 
 
 class Archive:
@@ -60,11 +71,12 @@ class Archive:
                 raise EvidenceError(f"{name}: stands twice in the zip")
             seen.add(info.filename)
             self._check_entry(info, name)
+            self._check_directory(info, name)
         if sum(info.file_size for info in infos) > MAX_TOTAL:
             raise EvidenceError(f"unpacks to more than {MAX_TOTAL} bytes")
-        self._check_places(infos, directory.start_dir)
         if directory.comment:
             raise EvidenceError("the zip carries a comment: nothing of ours writes one")
+        self._check_places(infos, directory.start_dir)
 
     @staticmethod
     def _check_entry(info: zipfile.ZipInfo, name: str) -> None:
@@ -80,15 +92,49 @@ class Archive:
             )
 
     @staticmethod
-    def _check_places(infos: list[zipfile.ZipInfo], end: int) -> None:
-        """Files lie one after the other: none inside another, nothing before the first."""
+    def _check_directory(info: zipfile.ZipInfo, name: str) -> None:
+        """What the directory says beside name, sizes and CRC leaves no room for a message."""
+        large = max(info.file_size, info.compress_size, info.header_offset) >= 0xFFFFFFFF
+        if (
+            info.create_version not in _VERSIONS
+            or info.extract_version not in _VERSIONS
+            or info.create_system != _UNIX
+            or info.reserved
+            or info.flag_bits & ~(_ENCRYPTED | _STREAMED)
+            or info.volume
+            or info.internal_attr
+            or info.external_attr not in _ATTRIBUTES
+            or info.comment
+            or (info.extra and not large)
+        ):
+            raise EvidenceError(f"{name}: its entry in the zip's directory is altered")
+
+    def _check_places(self, infos: list[zipfile.ZipInfo], end: int) -> None:
+        """Files lie one after the other: nothing before, between or behind them, none inside
+        another."""
         position = 0
         for info in sorted(infos, key=lambda info: info.header_offset):
-            if info.header_offset < position or (position == 0 and info.header_offset != 0):
+            if info.header_offset != position:
                 raise EvidenceError(f"{shown(info.filename)}: overlaps another file, or misplaced")
-            position = info.header_offset + _LOCAL.size + info.compress_size
-        if position > end:
-            raise EvidenceError("the files run into the zip's directory")
+            position += len(self._header(info)) + info.compress_size + len(self._trailer(info))
+        if position != end:
+            raise EvidenceError("the files do not end where the zip's directory begins")
+        if len(infos) < 0xFFFF and end < 0xFFFFFFFF:
+            self._check_end(infos, end)
+
+    def _check_end(self, infos: list[zipfile.ZipInfo], begin: int) -> None:
+        """Directory and end record byte by byte. Larger zips have longer forms of both, where
+        zipfile's own checks must do."""
+        self._file.seek(begin)
+        size = 0
+        for info in infos:
+            entry = _entry(info)
+            size += len(entry)
+            if self._file.read(len(entry)) != entry:
+                raise EvidenceError(f"{shown(info.filename)}: its entry in the zip is altered")
+        count = len(infos)
+        if self._file.read() != _END.pack(b"PK\5\6", 0, 0, count, count, size, begin, 0):
+            raise EvidenceError("the zip's end is altered")
 
     @property
     def names(self) -> list[str]:
@@ -187,17 +233,7 @@ class Archive:
             raise EvidenceError(f"{info.filename}: cut short")
 
     def _packed(self, info: zipfile.ZipInfo) -> Iterator[bytes]:
-        self._file.seek(info.header_offset)
-        header = self._file.read(_LOCAL.size)
-        if len(header) != _LOCAL.size:
-            raise EvidenceError(f"{info.filename}: cut short")
-        magic, _, flags, method, *_, name_size, extra_size = _LOCAL.unpack(header)
-        name = self._file.read(name_size)
-        if magic != b"PK\3\4" or name != info.filename.encode():
-            raise EvidenceError(f"{info.filename}: its header in the zip is altered")
-        if flags & _ENCRYPTED or method != info.compress_type:
-            raise EvidenceError(f"{info.filename}: header and directory of the zip disagree")
-        place, left = self._file.tell() + extra_size, info.compress_size
+        place, left = info.header_offset + len(self._header(info)), info.compress_size
         while left:
             # Several files may be read in turns over one handle.
             self._file.seek(place)
@@ -207,3 +243,80 @@ class Archive:
             place += len(chunk)
             left -= len(chunk)
             yield chunk
+        self._check_trailer(info, place)
+
+    def _header(self, info: zipfile.ZipInfo) -> bytes:
+        """The header in front of a file. Raises: EvidenceError unless it repeats the directory."""
+        self._file.seek(info.header_offset)
+        start = self._file.read(_LOCAL.size)
+        if len(start) != _LOCAL.size:
+            raise EvidenceError(f"{shown(info.filename)}: cut short")
+        magic, *_, name_size, extra_size = _LOCAL.unpack(start)
+        name = self._file.read(name_size)
+        if magic != b"PK\3\4" or name != info.filename.encode():
+            raise EvidenceError(f"{shown(info.filename)}: its header in the zip is altered")
+        header = start + name + self._file.read(min(extra_size, _ZIP64.size + 1))
+        if header not in _headers(info, name):
+            raise EvidenceError(f"{shown(info.filename)}: header and directory of the zip disagree")
+        return header
+
+    def _trailer(self, info: zipfile.ZipInfo) -> bytes:
+        """What must follow a file that was streamed; empty for others."""
+        if not info.flag_bits & _STREAMED:
+            return b""
+        wide = len(self._header(info)) > _LOCAL.size + len(info.filename.encode())
+        layout = _DESCRIPTOR64 if wide else _DESCRIPTOR
+        return layout.pack(b"PK\7\x08", info.CRC, info.compress_size, info.file_size)
+
+    def _check_trailer(self, info: zipfile.ZipInfo, place: int) -> None:
+        wanted = self._trailer(info)
+        self._file.seek(place)
+        if self._file.read(len(wanted)) != wanted:
+            raise EvidenceError(f"{info.filename}: what follows it in the zip is altered")
+
+
+def _headers(info: zipfile.ZipInfo, name: bytes) -> tuple[bytes, ...]:
+    """The headers that fit a file's entry in the directory: with short or with long sizes."""
+    crc, packed, size = info.CRC, info.compress_size, info.file_size
+    if info.flag_bits & _STREAMED:
+        crc, packed, size = 0, 0, 0
+    fixed = (info.extract_version, info.flag_bits, info.compress_type, *_time(info), crc)
+    long = _LOCAL.pack(b"PK\3\4", *fixed, 0xFFFFFFFF, 0xFFFFFFFF, len(name), _ZIP64.size)
+    headers: tuple[bytes, ...] = (long + name + _ZIP64.pack(1, 16, size, packed),)
+    if max(packed, size) < 0xFFFFFFFF:
+        headers += (_LOCAL.pack(b"PK\3\4", *fixed, packed, size, len(name), 0) + name,)
+    return headers
+
+
+def _entry(info: zipfile.ZipInfo) -> bytes:
+    """A file's entry in the directory of a zip below 4 GiB."""
+    name = info.filename.encode()
+    return (
+        _ENTRY.pack(
+            b"PK\1\2",
+            info.create_version,
+            info.create_system,
+            info.extract_version,
+            0,
+            info.flag_bits,
+            info.compress_type,
+            *_time(info),
+            info.CRC,
+            info.compress_size,
+            info.file_size,
+            len(name),
+            0,
+            0,
+            0,
+            0,
+            info.external_attr,
+            info.header_offset,
+        )
+        + name
+    )
+
+
+def _time(info: zipfile.ZipInfo) -> tuple[int, int]:
+    """Time and date as MS-DOS has them."""
+    year, month, day, hour, minute, second = info.date_time
+    return hour << 11 | minute << 5 | second // 2, (year - 1980) << 9 | month << 5 | day

@@ -82,6 +82,7 @@ def test_a_bomb_that_lies_about_its_size_is_cut_off() -> None:
     data = bytearray(zipped((layout.MANIFEST, b"\0" * 20_000_000)).getvalue())
     entry = data.rindex(b"PK\1\2")
     struct.pack_into("<I", data, entry + 24, 1000)
+    struct.pack_into("<I", data, 22, 1000)
     opened = Archive(io.BytesIO(bytes(data)), KNOWN)
     received: list[bytes] = []
     with pytest.raises(EvidenceError, match="longer than the zip says"):
@@ -117,6 +118,40 @@ def test_a_comment() -> None:
     with zipfile.ZipFile(buffer, "a") as out:
         out.comment = b"hello"
     refused(buffer.getvalue(), "comment")
+
+
+def test_no_byte_outside_the_content_carries_a_message(tmp_path: Path) -> None:
+    """Headers, directory and end: every one of their bytes is fixed by names and contents."""
+    path = honest(tmp_path / "b.zip", size=4)
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as bundle:
+        infos, begin = bundle.infolist(), bundle.start_dir
+    places = list(range(begin, len(data)))
+    for info in infos:
+        start = info.header_offset
+        sizes = struct.unpack_from("<2H", data, start + 26)
+        places += range(start, start + 30 + sum(sizes))
+    unseen = []
+    for place in places:
+        altered = bytearray(data)
+        altered[place] ^= 1
+        try:
+            read_all(bytes(altered))
+        except EvidenceError:
+            continue
+        unseen.append(place)
+    assert unseen == []
+
+
+def test_bytes_between_two_files() -> None:
+    first = zipped((layout.MANIFEST, b"x")).getvalue()
+    data = bytearray(zipped((layout.MANIFEST, b"x"), (layout.SUMS, b"x")).getvalue())
+    place = first.index(b"PK\1\2")
+    second, end = data.rindex(b"PK\1\2"), data.rindex(b"PK\5\6")
+    struct.pack_into("<I", data, second + 42, place + 6)
+    struct.pack_into("<I", data, end + 16, struct.unpack_from("<I", data, end + 16)[0] + 6)
+    data[place:place] = b"hidden"
+    refused(bytes(data), "misplaced")
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
