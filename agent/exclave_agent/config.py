@@ -17,6 +17,8 @@ from typing import Any
 from exclave_agent.errors import AgentError
 
 DEFAULT_HOME = Path("/var/lib/exclave")
+LARGEST_BODY = 64 << 20
+"""Bytes; no model takes more in one request (runtimes/frames.py)."""
 
 
 class ConfigError(AgentError):
@@ -112,12 +114,12 @@ def _parse(key: str, text: str, source: str) -> Any:
 
 def _check(settings: Settings) -> None:
     for key, low, high in (
-        ("max_body", 1024, 1 << 30),
+        ("max_body", 1024, LARGEST_BODY),
         ("max_connections", 1, 65536),
         ("heartbeat", 1, 30 * 86400),
         ("upload_interval", 1, 86400),
         ("reconcile_interval", 1, 86400),
-        ("stop_grace", 0, 3600),
+        ("stop_grace", 1, 3600),
     ):
         value = getattr(settings, key)
         if not low <= value <= high:

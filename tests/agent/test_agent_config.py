@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from exclave_agent.config import ConfigError, load_settings
+from exclave_agent.config import LARGEST_BODY, ConfigError, Settings, load_settings
+from exclave_agent.runtimes import frames
 
 
 def test_defaults_need_no_file(tmp_path: Path) -> None:
@@ -47,3 +51,25 @@ def test_bad_settings_are_refused_by_name(tmp_path: Path, text: str, words: list
 def test_bad_number_in_environment_names_the_variable(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="EXCLAVE_HEARTBEAT"):
         load_settings(tmp_path, environ={"EXCLAVE_HEARTBEAT": "many"})
+
+
+def test_the_page_of_settings_is_the_code(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \| (.+) \|$", page, re.MULTILINE)
+    defaults = {spec.name: spec.default for spec in fields(Settings) if spec.name != "home"}
+    assert {name: json.loads(value) for name, value, _ in rows} == defaults
+    for name, _, meaning in rows:
+        for low, high in re.findall(r"(\d+) to (\d+)", meaning):
+            for value in (low, high):
+                load_settings(tmp_path, environ={f"EXCLAVE_{name.upper()}": value})
+            for value in (int(low) - 1, int(high) + 1):
+                with pytest.raises(ConfigError, match=f"{name} must be from {low} to {high}"):
+                    load_settings(tmp_path, environ={f"EXCLAVE_{name.upper()}": str(value)})
+    example = re.search(r"```toml\n(.+?)```", page, re.DOTALL)
+    assert example is not None
+    (tmp_path / "agent.toml").write_text(example[1])
+    assert load_settings(tmp_path, environ={}).stop_grace == 60
+
+
+def test_the_largest_body_is_what_a_frame_holds() -> None:
+    assert LARGEST_BODY == frames.MAX_FRAME

@@ -120,9 +120,16 @@ def _ours(path: Path, kind: FileKind) -> str:
 
 
 def _record(settings: Settings) -> Iterator[Check]:
-    if not (settings.home / "state.db").exists():
-        return
     from exclave_agent.cli.audit import verify_home
+    from exclave_agent.identity.store import load
+    from exclave_agent.storage.home import STATE_FILE
+
+    if not (settings.home / STATE_FILE).exists():
+        return
+    try:
+        load(settings.home)
+    except AgentError:
+        return  # told by its own line: without a name there is no log of ours
 
     yield _attempt("record", lambda: f"{verify_home(settings.home):,} leaves verify")
 

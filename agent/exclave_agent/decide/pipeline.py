@@ -6,11 +6,23 @@ written, or the caller is told that it could not be.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
+from typing import TypeAlias, TypeVar
 
-from exclave_agent.ports import AuditLog, Clock, Delta, Finished, Ids, Releases
+from exclave_agent.ports import (
+    AuditLog,
+    Clock,
+    Delta,
+    Embeddings,
+    Finished,
+    Ids,
+    ModelSet,
+    Releases,
+    Tensor,
+)
+from exclave_protocol.canonical import JsonValue
 
 from . import bodies
 from .authorize import authorize, enforce
@@ -23,11 +35,17 @@ from .calls import (
     GenerateCall,
     InferAnswer,
     InferCall,
+    Receipt,
 )
 from .infer import embed, generate, infer
-from .record import Recorder
+from .overlap import IntentTask
+from .record import Recorder, Tokens
 from .route import request_for, route
 from .validate import Validator
+
+T = TypeVar("T")
+_Ran: TypeAlias = tuple[T, JsonValue, Tokens]
+"""An answer, how the record has it, and its tokens."""
 
 
 class Pipeline:
@@ -107,25 +125,30 @@ class Pipeline:
 
     async def embed(self, call: EmbedCall) -> EmbedAnswer:
         """Vectors, recorded. Raises: as `stream`, without OutputInvalid."""
-        with self._releases.lease() as release:
-            entry = self._recorder.open(release, call)
-            try:
-                verdict = authorize(release.policy, call, entry.received_ns)
-                entry.rule = verdict.rule
-                enforce(verdict, call.decision)
-                info = route(release, call)
-                intent = entry.intend(info, bodies.size_params(call))
-                embeddings = await embed(release.models, call, intent)
-                receipt = await entry.answered(
-                    "stop", bodies.vectors(embeddings.vectors), (embeddings.prompt_tokens, 0)
-                )
-            except BaseException as error:  # as above
-                await entry.ended(error)
-                raise
-        return EmbedAnswer(receipt, embeddings.vectors, embeddings.prompt_tokens)
+
+        async def run(models: ModelSet, intent: IntentTask) -> _Ran[Embeddings]:
+            found = await embed(models, call, intent)
+            return found, bodies.vectors(found.vectors), (found.prompt_tokens, 0)
+
+        receipt, found = await self._at_once(call, run)
+        return EmbedAnswer(receipt, found.vectors, found.prompt_tokens)
 
     async def infer(self, call: InferCall) -> InferAnswer:
         """Output tensors, recorded. Raises: as `embed`."""
+
+        async def run(models: ModelSet, intent: IntentTask) -> _Ran[Sequence[Tensor]]:
+            outputs = await infer(models, call, intent)
+            return outputs, bodies.tensors(outputs), (0, 0)
+
+        receipt, outputs = await self._at_once(call, run)
+        return InferAnswer(receipt, outputs)
+
+    async def _at_once(
+        self,
+        call: EmbedCall | InferCall,
+        run: Callable[[ModelSet, IntentTask], Awaitable[_Ran[T]]],
+    ) -> tuple[Receipt, T]:
+        """The path of an answer that comes in one piece, which nothing has to validate."""
         with self._releases.lease() as release:
             entry = self._recorder.open(release, call)
             try:
@@ -134,9 +157,9 @@ class Pipeline:
                 enforce(verdict, call.decision)
                 info = route(release, call)
                 intent = entry.intend(info, bodies.size_params(call))
-                outputs = await infer(release.models, call, intent)
-                receipt = await entry.answered("stop", bodies.tensors(outputs), (0, 0))
+                answer, output, tokens = await run(release.models, intent)
+                receipt = await entry.answered("stop", output, tokens)
             except BaseException as error:  # as above
                 await entry.ended(error)
                 raise
-        return InferAnswer(receipt, outputs)
+        return receipt, answer

@@ -112,7 +112,8 @@ def read_private(path: Path) -> bytes:
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise IdentityError(
-            f"{path.name} is missing: join with a token first", code="not_enrolled"
+            f"{path} is missing: join with a token first, or name another home",
+            code="not_enrolled",
         ) from error
     if mode & 0o077:
         raise IdentityError(

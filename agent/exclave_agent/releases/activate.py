@@ -14,12 +14,12 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Final
 
+from exclave_agent.audit import drafts
 from exclave_agent.errors import NoRelease, ReleaseRefused
 from exclave_agent.ports import (
     ActiveRelease,
     AuditLog,
     Clock,
-    LeafDraft,
     ModelSet,
     ModelSpec,
     Runtimes,
@@ -29,7 +29,6 @@ from exclave_agent.releases.state import ReleaseState, StateFile
 from exclave_policy.errors import PolicyInvalid
 from exclave_policy.evaluate import CompiledPolicy, compile_pack
 from exclave_policy.pack import unpack
-from exclave_protocol.canonical import JsonValue
 
 log = logging.getLogger(__name__)
 
@@ -215,18 +214,24 @@ class Activator:
         kept, before = prepared.kept, self._state.now.current
         if before is not None and before.digest == kept.digest:
             return
-        public = {"release": kept.digest, "generation": str(kept.generation)}
         new_models = before is None or before.models_digest != kept.models_digest
         if before is None or before.policy_digest != kept.policy_digest or not new_models:
-            former = before.policy_digest if before is not None else ""
-            body = {"from": former, "to": kept.policy_digest, **public}
-            await self._audit.append(LeafDraft("POLICY_CHANGE", body))
+            await self._audit.append(
+                drafts.policy_change(
+                    from_digest=before.policy_digest if before is not None else None,
+                    to_digest=kept.policy_digest,
+                    release=kept.digest,
+                    generation=kept.generation,
+                )
+            )
         if new_models:
-            loaded: list[JsonValue] = [
+            loaded = [
                 {"name": info.name, "digest": info.sha256, "runtime": info.runtime}
                 for info in sorted(models.models().values(), key=lambda info: info.name)
             ]
-            await self._audit.append(LeafDraft("MODEL_CHANGE", {"loaded": loaded, **public}))
+            await self._audit.append(
+                drafts.model_change(loaded, release=kept.digest, generation=kept.generation)
+            )
 
     # --- reference counts ---------------------------------------------------------------
 

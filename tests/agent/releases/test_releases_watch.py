@@ -123,7 +123,7 @@ async def test_from_nothing_to_applied(world: World) -> None:
         assert set(release.models.models()) == {"m"}
     assert world.leaves() == ["POLICY_CHANGE", "MODEL_CHANGE"]
     assert world.audit.drafts[0].body == {
-        "from": "",
+        "from": None,
         "to": release.policy_digest,
         "release": digest,
         "generation": "1",
