@@ -92,7 +92,7 @@ Ask = Callable[[str], AsyncIterator[int]]
 
 def prompt(number: int) -> str:
     """Prompts that share nothing at their beginning, so that no cache of prefixes helps."""
-    return f"Case {number * 7919 % 10007}: {TEXTS[number % len(TEXTS)]}"
+    return f"Case {number * 7919 % 100_003}: {TEXTS[number % len(TEXTS)]}"
 
 
 async def take_turn(ask: Ask, clients: int, requests: int, offset: int) -> Turn:
@@ -257,14 +257,16 @@ async def measure(
     """All turns of all servers; the first of each is a warm-up and not counted."""
     turns: dict[tuple[str, int], list[Turn]] = {}
     for ask in asks.values():
-        await take_turn(ask, 2, 2, 5000)
+        await take_turn(ask, 2, 2, 90_000)
     for number in range(rounds):
         # Who begins changes, since a machine that warms up or throttles favours one place.
         names = list(asks)
         names = names[number % len(names) :] + names[: number % len(names)]
         for load in clients:
             for name in names:
-                turn = await take_turn(asks[name], load, REQUESTS[load], 1000 * number)
+                # Every turn of a server has prompts that it has not seen: theirs cache whole ones.
+                offset = 1000 * number + 100 * load
+                turn = await take_turn(asks[name], load, REQUESTS[load], offset)
                 turns.setdefault((name, load), []).append(turn)
                 print(f"round {number + 1}: {name}, {load} clients: {turn.rate:.1f} tokens/s")
     return turns

@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from exclave_agent.runtimes.engine import Refused
 from exclave_agent.runtimes.frames import ChatMessage
-from exclave_agent.runtimes.scheduler import Refused
+from exclave_agent.runtimes.slots import shared
 
 Tokenise = Callable[[str, bool, bool], list[int]]
 """(text, add the model's begin token, read control tokens) -> tokens."""
@@ -61,8 +62,9 @@ class Template:
         self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._risky = {text[0] for text in longest_first if ord(text[0]) < 0x100}
 
-    def tokens(self, messages: Sequence[ChatMessage]) -> list[int]:
-        """The prompt that asks for the assistant's next message.
+    def tokens(self, messages: Sequence[ChatMessage]) -> tuple[list[int], int]:
+        """The prompt that asks for the assistant's next message, and how many of its tokens
+        come before anything but system messages: the template's words and the instructions.
 
         Raises: Refused("invalid_value") when a role or the template refuses the messages.
         """
@@ -75,6 +77,21 @@ class Template:
             # The tokeniser puts one there itself; the model was trained on one.
             prompt = prompt[len(self._bos) :]
         back = {there: here for here, there in moved.items()}
+        tokens = self._read(prompt, back)
+        # Where a content is found earlier than it stands, less is shared, never more; where
+        # the template changed it (-1), nothing is.
+        at = min(
+            (
+                prompt.find(one.content.strip().translate(moved))
+                for one in messages
+                if one.role != "system"
+            ),
+            default=0,
+        )
+        return tokens, shared(self._read(prompt[:at], back), tokens) if at > 0 else 0
+
+    def _read(self, prompt: str, back: dict[int, int]) -> list[int]:
+        """Tokens of a rendered prompt; what was moved by `back` is text, never control."""
         if not any(chr(there) in prompt for there in back):
             return self._tokenise(prompt, True, True)
         tokens: list[int] = []

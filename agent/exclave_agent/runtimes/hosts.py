@@ -7,8 +7,9 @@ from typing import Protocol
 
 from exclave_agent.runtimes import frames
 from exclave_agent.runtimes.cpus import physical_cores
+from exclave_agent.runtimes.engine import Refused
 from exclave_agent.runtimes.parameters import LlamaParameters, OnnxParameters, read_parameters
-from exclave_agent.runtimes.scheduler import Refused, Scheduler
+from exclave_agent.runtimes.scheduler import Scheduler
 
 Emit = Callable[[frames.ToAgent], None]
 Request = frames.Generate | frames.Infer | frames.Embed

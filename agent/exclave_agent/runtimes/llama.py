@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from exclave_agent.runtimes import frames
 from exclave_agent.runtimes.chat import Template
+from exclave_agent.runtimes.engine import EmbedJob, Refused, Running, Work
 from exclave_agent.runtimes.hosts import LoadError
 from exclave_agent.runtimes.parameters import DEFAULT_CONTEXT, LlamaParameters
 from exclave_agent.runtimes.sampling import LlamaSampler, Vocabulary
-from exclave_agent.runtimes.scheduler import EmbedJob, Refused, Running, Work
 from exclave_agent.runtimes.text import StopFilter
 
 _WARN, _ERROR = 3, 4
@@ -50,7 +50,7 @@ class EngineLog:
 
 
 class LlamaEngine:
-    """The `scheduler.Engine` over llama.cpp. `prepare` is safe from any thread, the rest is not."""
+    """The `engine.Engine` over llama.cpp. `prepare` is safe from any thread, the rest is not."""
 
     def __init__(self, path: str, parameters: LlamaParameters, threads: int) -> None:
         """Raises: LoadError."""
@@ -72,6 +72,11 @@ class LlamaEngine:
             )
         self._read_vocabulary()
         self.template = self._read_template()
+        # Caches of other kinds can be cut and copied only as a whole, if at all.
+        self._positional = not (
+            C.llama_model_is_recurrent(self._model) or C.llama_model_is_hybrid(self._model)
+        )
+        self._reuse_prefix = parameters.reuse_prefix and self._positional
         if self.generates:
             self._make_context(threads)
         self.embeds = parameters.embeddings or not self.generates
@@ -120,10 +125,10 @@ class LlamaEngine:
         """Slots that are not neighbours are decoded apart, and each part reads all weights.
 
         A move copies a whole slot's cache (read and written): it pays when that is no more
-        than the weights. Caches that are not keys and values by position stay where they are.
+        than the weights.
         """
         model = self._model
-        if C.llama_model_is_recurrent(model) or C.llama_model_is_hybrid(model):
+        if not self._positional:
             return False
         heads = int(C.llama_model_n_head(model)) or 1
         width = int(C.llama_model_n_embd(model)) // heads * int(C.llama_model_n_head_kv(model))
@@ -208,18 +213,21 @@ class LlamaEngine:
         sampling = request.sampling
         texts = [message.content for message in request.messages]
         self._bound(sum(map(len, texts)) + len(request.prompt or ""), sampling.max_tokens)
+        shareable = 0
         if request.prompt is not None:
             prompt = self._tokenise_text(request.prompt, True, False)
         elif self.template is None:
             raise Refused("model_not_found", "the model has no chat template")
         else:
-            prompt = self.template.tokens(request.messages)
+            prompt, before_user = self.template.tokens(request.messages)
+            shareable = before_user if self._reuse_prefix else 0
         if not prompt:
             raise Refused("invalid_value", "prompt: empty", param="prompt")
         if len(prompt) + sampling.max_tokens > self.context_tokens:
             raise self._too_many(f"{len(prompt)}", sampling.max_tokens)
         sampler = LlamaSampler(self.vocabulary, sampling, self.context_tokens)
-        return Running(request.id, prompt, sampling.max_tokens, sampler, StopFilter(sampling.stop))
+        text = StopFilter(sampling.stop)
+        return Running(request.id, prompt, sampling.max_tokens, sampler, text, shareable)
 
     def prepare_embed(self, request: frames.Embed) -> EmbedJob:
         """Tokenise the texts. Raises: Refused."""
@@ -262,7 +270,7 @@ class LlamaEngine:
     # --- the engine's thread -----------------------------------------------------------------
 
     def decode(self, plan: Sequence[Work]) -> list[int]:
-        """See `scheduler.Engine`. Raises: RuntimeError when llama.cpp fails: the worker must go."""
+        """See `engine.Engine`. Raises: RuntimeError when llama.cpp fails: the worker must go."""
         batch = self._batch
         wanted = batch.fill(plan)
         code = C.llama_decode(self._context, batch.native)
@@ -287,25 +295,26 @@ class LlamaEngine:
             self._logits_at = address
         return self._logits
 
-    def forget(self, slot: int) -> None:
-        """See `scheduler.Engine`."""
-        C.llama_memory_seq_rm(self._memory, slot, -1, -1)
+    def forget(self, slot: int, keep: int = 0) -> None:
+        """See `engine.Engine`."""
+        C.llama_memory_seq_rm(self._memory, slot, keep, -1)
 
     def move(self, slot: int, to: int) -> None:
-        """See `scheduler.Engine`."""
+        """See `engine.Engine`."""
+        C.llama_memory_seq_rm(self._memory, to, -1, -1)
         C.llama_memory_seq_cp(self._memory, slot, to, -1, -1)
         C.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
     def is_end(self, token: int) -> bool:
-        """See `scheduler.Engine`."""
+        """See `engine.Engine`."""
         return token in self._ends
 
     def piece(self, token: int) -> bytes:
-        """See `scheduler.Engine`."""
+        """See `engine.Engine`."""
         return self._pieces[token]
 
     def embed(self, texts: Sequence[Sequence[int]]) -> list[bytes]:
-        """See `scheduler.Engine`. Raises: RuntimeError as `decode`."""
+        """See `engine.Engine`. Raises: RuntimeError as `decode`."""
         batch = self._embed_batch
         batch.fill_texts(texts)
         memory = C.llama_get_memory(self._embedder)

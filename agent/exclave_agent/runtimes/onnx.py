@@ -13,9 +13,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from exclave_agent.runtimes import frames
+from exclave_agent.runtimes.engine import Refused
 from exclave_agent.runtimes.hosts import Emit, LoadError, Request
 from exclave_agent.runtimes.parameters import OnnxParameters
-from exclave_agent.runtimes.scheduler import Refused
 
 _TYPES: dict[str, tuple[str, Any]] = {
     "tensor(bool)": ("BOOL", np.dtype("?")),

@@ -36,6 +36,9 @@ class LlamaParameters(Parameters):
     """Tokens of one decode step: bounds how long a prefill delays the others' next token."""
     embeddings: bool = False
     """Offer `embed`, through a second context over the same weights."""
+    reuse_prefix: bool = True
+    """Keep template words and system messages in a slot for the next request that begins with
+    them. Without it a greedy answer never hangs on what the slot answered before."""
     n_gpu_layers: Annotated[int, msgspec.Meta(ge=-1, le=10_000)] = -1
     """Layers on the GPU where the build has one; -1: all."""
 

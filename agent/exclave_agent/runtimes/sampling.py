@@ -12,8 +12,8 @@ from llama_cpp import llama_cpp as C
 from llama_cpp.llama_grammar import json_schema_to_gbnf
 from numpy.typing import NDArray
 
+from exclave_agent.runtimes.engine import NO_TOKEN, Refused
 from exclave_agent.runtimes.frames import SamplingFrame
-from exclave_agent.runtimes.scheduler import NO_TOKEN, Refused
 
 MAX_SCHEMA = 64 << 10
 """Characters of a JSON Schema that constrains sampling."""

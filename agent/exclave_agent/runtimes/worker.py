@@ -21,10 +21,10 @@ from types import TracebackType
 
 from exclave_agent.runtimes import frames
 from exclave_agent.runtimes.cpus import physical_cores
+from exclave_agent.runtimes.engine import Refused
 from exclave_agent.runtimes.hosts import Host, open_host
 from exclave_agent.runtimes.isolate import has_network, isolate
 from exclave_agent.runtimes.landlock import confine
-from exclave_agent.runtimes.scheduler import Refused
 
 EXIT_LOAD = 65
 """The model did not load; `LoadFailed` was sent."""

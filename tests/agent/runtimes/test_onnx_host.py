@@ -13,10 +13,10 @@ import onnx
 import pytest
 
 from exclave_agent.runtimes import frames
+from exclave_agent.runtimes.engine import Refused
 from exclave_agent.runtimes.hosts import LoadError
 from exclave_agent.runtimes.onnx import OnnxHost
 from exclave_agent.runtimes.parameters import OnnxParameters
-from exclave_agent.runtimes.scheduler import Refused
 from exclave_testing.models import double_and_total_onnx, write_onnx
 
 TYPES = {

@@ -8,15 +8,9 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from exclave_agent.runtimes import frames
-from exclave_agent.runtimes.scheduler import (
-    GAP_STEPS,
-    NO_TOKEN,
-    EmbedJob,
-    Refused,
-    Running,
-    Scheduler,
-    Work,
-)
+from exclave_agent.runtimes.engine import NO_TOKEN, EmbedJob, Refused, Running, Work
+from exclave_agent.runtimes.scheduler import Scheduler
+from exclave_agent.runtimes.slots import GAP_STEPS
 from exclave_agent.runtimes.text import StopFilter
 
 END = 0
@@ -48,7 +42,7 @@ class FakeEngine:
         self.embed_tokens = 8
         self.moving_pays = True
         self.plans: list[list[tuple[int, int, int, int]]] = []
-        self.forgotten: list[int] = []
+        self.forgotten: list[tuple[int, int]] = []
         self.moves: list[tuple[int, int]] = []
         self.embedded: list[int] = []
         self.between: Callable[[int], None] = lambda step: None
@@ -63,8 +57,8 @@ class FakeEngine:
         )
         return [self.next_token(work.sequence) for work in plan if work.sample]
 
-    def forget(self, slot: int) -> None:
-        self.forgotten.append(slot)
+    def forget(self, slot: int, keep: int = 0) -> None:
+        self.forgotten.append((slot, keep))
 
     def move(self, slot: int, to: int) -> None:
         self.moves.append((slot, to))
@@ -102,11 +96,18 @@ class Bench:
             self.failed[frame.id] = frame
 
     def submit(
-        self, request: int, prompt: int = 3, max_tokens: int = 4, stops: Sequence[str] = ()
+        self,
+        request: int,
+        prompt: int | Sequence[int] = 3,
+        max_tokens: int = 4,
+        stops: Sequence[str] = (),
+        shareable: int = 0,
     ) -> None:
+        """`prompt`: its tokens, or how many."""
+        tokens = [9] * prompt if isinstance(prompt, int) else prompt
         self.samplers[request] = sampler = FakeSampler()
         self.scheduler.submit(
-            Running(request, [9] * prompt, max_tokens, sampler, StopFilter(stops))
+            Running(request, tokens, max_tokens, sampler, StopFilter(stops), shareable)
         )
 
     def run(self) -> None:
@@ -133,7 +134,7 @@ def test_an_answer_ends_at_max_tokens() -> None:
     bench.run()
     assert bench.texts == {1: "abcd"}
     assert bench.ended[1] == frames.Ended(1, "length", 3, 4)
-    assert bench.engine.forgotten == [0]
+    assert bench.engine.forgotten[-1] == (0, 0)
     assert bench.samplers[1].closed == 1
 
 
@@ -268,6 +269,70 @@ def test_gaps_stay_where_moving_does_not_pay() -> None:
     bench.submit(2, max_tokens=15)
     bench.run()
     assert engine.moves == []
+
+
+def prefills(engine: FakeEngine, request: int) -> list[tuple[int, int, int]]:
+    """(slot, position, tokens) of a request's first piece of work."""
+    works = [entry for plan in engine.plans for entry in plan if entry[0] == request]
+    return [works[0][1:]]
+
+
+def test_a_shareable_beginning_is_decoded_once_and_the_rest_is_forgotten() -> None:
+    engine = FakeEngine(slots=1)
+    bench = Bench(engine)
+    bench.submit(1, prompt=[5, 6, 7, 1, 1], max_tokens=3, shareable=3)
+    bench.submit(2, prompt=[5, 6, 7, 2, 2, 2], max_tokens=1, shareable=3)
+    bench.submit(3, prompt=[5, 6, 8, 1], max_tokens=1, shareable=3)
+    bench.submit(4, prompt=[5, 6, 8], max_tokens=1, shareable=2)
+    bench.submit(5, prompt=[5, 6, 8, 1], max_tokens=1)
+    bench.run()
+    # What request 1 and 2 said after their shareable three is not there any more.
+    assert engine.forgotten == [
+        (0, 0), (0, 3), (0, 3), (0, 3), (0, 2), (0, 3), (0, 2), (0, 2), (0, 2), (0, 0)
+    ]  # fmt: skip
+    assert prefills(engine, 2) == [(0, 3, 3)]
+    assert prefills(engine, 3) == [(0, 2, 2)]
+    # The last token of a prompt is decoded even where all of it is known.
+    assert prefills(engine, 4) == [(0, 2, 1)]
+    assert prefills(engine, 5) == [(0, 2, 2)]
+    assert [bench.ended[n].prompt_tokens for n in (1, 2, 3, 4, 5)] == [5, 6, 4, 3, 4]
+
+
+def test_a_request_takes_the_slot_that_remembers_most_of_it() -> None:
+    engine = FakeEngine(slots=3)
+    bench = Bench(engine)
+    bench.submit(1, prompt=[1, 1, 1, 0], max_tokens=1, shareable=3)
+    bench.submit(2, prompt=[2, 2, 2, 0], max_tokens=1, shareable=3)
+    bench.submit(3, prompt=[3, 3, 3, 0], max_tokens=1, shareable=3)
+    bench.submit(4, prompt=[2, 2, 2, 4], max_tokens=1, shareable=3)
+    bench.submit(5, prompt=[8, 8, 8, 8], max_tokens=1, shareable=3)
+    bench.run()
+    assert prefills(engine, 4) == [(1, 3, 1)]
+    assert prefills(engine, 5) == [(0, 0, 4)]
+
+
+def test_a_cancelled_prefill_leaves_no_more_than_was_decoded() -> None:
+    engine = FakeEngine(slots=1, step_tokens=2)
+    bench = Bench(engine)
+    bench.submit(1, prompt=[1, 2, 3, 4, 5, 6], shareable=5)
+    bench.submit(2, prompt=[1, 2, 3, 4, 5, 6], max_tokens=1, shareable=5)
+    engine.between = lambda step: bench.scheduler.cancel(1) if step == 0 else None
+    bench.run()
+    assert prefills(engine, 2) == [(0, 2, 2)]
+
+
+def test_a_moved_sequence_leaves_nothing_behind() -> None:
+    engine = FakeEngine(slots=2)
+    bench = Bench(engine)
+    bench.submit(1, prompt=[1, 1, 1], max_tokens=1, shareable=2)
+    bench.submit(2, prompt=[2, 2, 2], max_tokens=9, shareable=2)
+    engine.between = lambda step: (
+        bench.submit(3, prompt=[2, 2, 3], max_tokens=1, shareable=2) if step == 7 else None
+    )
+    bench.run()
+    assert engine.moves == [(1, 0)]
+    # Request 2 holds slot 0 now; slot 1, which it left, is empty.
+    assert prefills(engine, 3) == [(1, 0, 3)]
 
 
 def test_embeddings_are_batched_and_take_turns_with_answers() -> None:
