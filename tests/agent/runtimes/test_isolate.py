@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -12,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from exclave_testing.workers import alive
 
 PROBE = """
 import json, os, socket, sys
@@ -136,12 +137,3 @@ def test_it_dies_with_its_parent(tmp_path: Path) -> None:
     while alive(orphan):
         assert time.monotonic() < deadline, "the orphan lives on"
         time.sleep(0.01)
-
-
-def alive(pid: int) -> bool:
-    """Whether the process runs; a zombie, with nobody to reap it yet, does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in "ZX" and os.path.exists(f"/proc/{pid}")

@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import os
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from exclave_agent.errors import ModelLoadFailed, Overloaded, Unavailable, WorkerCrashed
 from exclave_agent.ports import (
     Delta,
     Finished,
     Generate,
-    Message,
     ModelSet,
     ModelSpec,
-    Sampling,
     Tensor,
 )
 from exclave_agent.runtimes import frames
-from exclave_agent.runtimes.process import describe_exit, refusal, worker_environment
+from exclave_agent.runtimes.process import refusal
 from exclave_agent.runtimes.restart import LOOP, Crash, Timings
 from exclave_agent.runtimes.supervisor import Supervisor
 from exclave_agent.system import SystemClock, SystemRng
 from exclave_testing.gguf import crashing_gguf
 from exclave_testing.models import double_and_total_onnx, sha256_of, smollm2_path
-
-X = Tensor("x", "FP32", (1, 4), bytes(16))
+from exclave_testing.workers import X, alive, children, load_smollm2, story, until
 
 
 @pytest.fixture
@@ -56,32 +48,6 @@ async def supervisor(crashes: list[Crash]) -> AsyncIterator[Supervisor]:
         clock=SystemClock(), rng=SystemRng(), timings=timings, on_crash=crashes.append
     ) as running:
         yield running
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Poll, for at most ten seconds."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
-def alive(pid: int) -> bool:
-    """Whether the process runs (a zombie does not)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-async def load_smollm2(supervisor: Supervisor, **parameters: int) -> ModelSet:
-    spec = ModelSpec("m", "llama", smollm2_path(), "aa" * 32, {"n_ctx": 512, **parameters})
-    return await supervisor.load([spec])
-
-
-def story(max_tokens: int = 300) -> Generate:
-    return Generate(
-        "m", Sampling(max_tokens=max_tokens, temperature=0), (Message("user", "Tell a story."),)
-    )
 
 
 # --- crashes ------------------------------------------------------------------------------
@@ -274,14 +240,6 @@ async def test_a_cancelled_load_leaves_no_worker(supervisor: Supervisor) -> None
     await until(lambda: not children())
 
 
-def children() -> list[int]:
-    """Live child processes of this one."""
-    mine: list[int] = []
-    for task in Path("/proc/self/task").iterdir():
-        mine += map(int, (task / "children").read_text().split())
-    return [pid for pid in mine if alive(pid)]
-
-
 # --- sharing and closing -------------------------------------------------------------------
 
 
@@ -394,104 +352,3 @@ async def test_a_request_too_large_for_a_frame_is_a_bad_request(
     assert not isinstance(caught.value, WorkerCrashed | Overloaded)
     assert await models.infer("double", [X])
     await models.close()
-
-
-# --- what a worker is -------------------------------------------------------------------------
-
-
-async def test_a_worker_has_no_network_no_secrets_and_the_file_mapped(
-    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EXCLAVE_TEST_SECRET", "sesame")
-    models = await load_smollm2(supervisor)
-    assert models.models()["m"].network == "none"
-    (pid,) = supervisor.workers().values()
-    # The kernel denies even the same user a look into a worker; root may look.
-    with contextlib.suppress(PermissionError):
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-        assert b"sesame" not in environment
-        assert smollm2_path().name in Path(f"/proc/{pid}/maps").read_text()
-        devices = Path(f"/proc/{pid}/net/dev").read_text().splitlines()[2:]
-        assert all(line.split(":")[0].strip() == "lo" for line in devices)
-        targets = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
-        assert sum(target.startswith("socket:") for target in targets) == 1
-    await models.close()
-
-
-def test_only_listed_variables_reach_a_worker() -> None:
-    given = {"PATH": "/bin", "OPENAI_API_KEY": "x", "EXCLAVE_HOME": "y", "LANG": "C"}
-    assert worker_environment(given) == {"PATH": "/bin", "LANG": "C"}
-
-
-def test_exits_in_words() -> None:
-    assert describe_exit(3) == "exited with status 3"
-    assert describe_exit(-11) == "was ended by SIGSEGV"
-    assert describe_exit(-64).startswith("was ended by")
-
-
-AGENT = """
-import asyncio, json, resource, sys
-from pathlib import Path
-from exclave_agent.ports import ModelSpec
-from exclave_agent.runtimes.supervisor import Supervisor
-from exclave_agent.system import SystemClock, SystemRng
-
-async def main():
-    async with Supervisor(clock=SystemClock(), rng=SystemRng()) as supervisor:
-        await supervisor.load([ModelSpec("double", "onnx", Path(sys.argv[1]), "aa" * 32)])
-        engines = [name for name in ("numpy", "onnxruntime", "llama_cpp") if name in sys.modules]
-        print(json.dumps({"pid": list(supervisor.workers().values())[0], "engines": engines}),
-              flush=True)
-        await asyncio.sleep(60)
-
-asyncio.run(main())
-"""
-
-
-@pytest.fixture
-def agent(double: ModelSpec) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, object]]]:
-    """A process of its own with a supervisor and one worker."""
-    with subprocess.Popen(
-        [sys.executable, "-c", AGENT, str(double.path)], stdout=subprocess.PIPE
-    ) as process:
-        try:
-            assert process.stdout is not None
-            yield process, json.loads(process.stdout.readline())
-        finally:
-            process.kill()
-
-
-def test_a_worker_dies_with_the_agent(
-    agent: tuple[subprocess.Popen[bytes], dict[str, object]],
-) -> None:
-    process, said = agent
-    pid = said["pid"]
-    assert isinstance(pid, int)
-    assert alive(pid)
-    process.kill()
-    process.wait(10)
-    deadline = time.monotonic() + 10
-    while alive(pid):
-        assert time.monotonic() < deadline, "the worker outlives the agent"
-        time.sleep(0.005)
-
-
-def test_the_agents_process_loads_no_engine(
-    agent: tuple[subprocess.Popen[bytes], dict[str, object]],
-) -> None:
-    assert agent[1]["engines"] == []
-
-
-def test_it_works_on_uvloop(double: ModelSpec) -> None:
-    async def main() -> None:
-        async with Supervisor(clock=SystemClock(), rng=SystemRng()) as supervisor:
-            models = await supervisor.load([double])
-            assert await models.infer("double", [X])
-            (pid,) = supervisor.workers().values()
-            os.kill(pid, signal.SIGKILL)
-            await until(lambda: supervisor.crashes == 1)
-            assert await models.infer("double", [X])
-            await models.close()
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main())
