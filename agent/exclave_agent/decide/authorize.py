@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from exclave_policy.evaluate import CompiledPolicy
-
 from exclave_agent.errors import PolicyDenied
+from exclave_policy.evaluate import CompiledPolicy
 from exclave_policy.model import Decision, Request
 
 from .calls import Call, EmbedCall, GenerateCall, InferCall
