@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from exclave_agent.runtimes import frames
 from exclave_agent.runtimes.text import StopFilter
+
+Emit = Callable[[frames.ToAgent], None]
+"""Sends one frame to the agent."""
+Request = frames.Generate | frames.Infer | frames.Embed
+
+
+class LoadError(Exception):
+    """The model cannot be loaded; the message is fit for the operator."""
 
 
 class Refused(Exception):

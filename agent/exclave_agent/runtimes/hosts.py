@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 from exclave_agent.runtimes import frames
 from exclave_agent.runtimes.cpus import physical_cores
-from exclave_agent.runtimes.engine import Refused
+from exclave_agent.runtimes.engine import Emit, LoadError, Refused, Request
 from exclave_agent.runtimes.parameters import LlamaParameters, OnnxParameters, read_parameters
 from exclave_agent.runtimes.scheduler import Scheduler
-
-Emit = Callable[[frames.ToAgent], None]
-Request = frames.Generate | frames.Infer | frames.Embed
-
-
-class LoadError(Exception):
-    """The model cannot be loaded; the message is fit for the operator."""
 
 
 class Host(Protocol):

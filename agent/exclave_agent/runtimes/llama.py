@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from exclave_agent.runtimes import frames
 from exclave_agent.runtimes.chat import Template
-from exclave_agent.runtimes.engine import EmbedJob, Refused, Running, Work
-from exclave_agent.runtimes.hosts import LoadError
+from exclave_agent.runtimes.engine import EmbedJob, LoadError, Refused, Running, Work
 from exclave_agent.runtimes.parameters import DEFAULT_CONTEXT, LlamaParameters
 from exclave_agent.runtimes.sampling import LlamaSampler, Vocabulary
 from exclave_agent.runtimes.text import StopFilter

@@ -13,8 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from exclave_agent.runtimes import frames
-from exclave_agent.runtimes.engine import Refused
-from exclave_agent.runtimes.hosts import Emit, LoadError, Request
+from exclave_agent.runtimes.engine import Emit, LoadError, Refused, Request
 from exclave_agent.runtimes.parameters import OnnxParameters
 
 _TYPES: dict[str, tuple[str, Any]] = {

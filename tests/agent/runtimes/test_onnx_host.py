@@ -13,8 +13,7 @@ import onnx
 import pytest
 
 from exclave_agent.runtimes import frames
-from exclave_agent.runtimes.engine import Refused
-from exclave_agent.runtimes.hosts import LoadError
+from exclave_agent.runtimes.engine import LoadError, Refused
 from exclave_agent.runtimes.onnx import OnnxHost
 from exclave_agent.runtimes.parameters import OnnxParameters
 from exclave_testing.models import double_and_total_onnx, write_onnx
