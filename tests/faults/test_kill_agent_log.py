@@ -102,7 +102,8 @@ def test_the_next_start_closes_what_the_kill_left_open(tmp_path: Path) -> None:
 
 def copy_home(source: Path, target: Path) -> None:
     """What a crash leaves: the files as they are."""
-    (target / "identity").mkdir(parents=True)
+    target.mkdir(mode=0o700)
+    (target / "identity").mkdir()
     shutil.copy(source / VAULT_KEY, target / VAULT_KEY)
     for name in ("state.db", "state.db-wal", "vault.db", "vault.db-wal"):
         if (source / name).exists():
