@@ -49,7 +49,7 @@ from exclave_agent.releases.prepare import Prepared
 from exclave_agent.releases.state import Kept, ReleaseState, StateFile
 from exclave_agent.storage.home import Storage
 from exclave_agent.storage.keys import create_key
-from exclave_agent.system import SystemClock, SystemIds, SystemRng
+from exclave_agent.system import SystemClock, SystemIds, SystemRng, settle_memory
 from exclave_agent.telemetry.metrics import Metrics
 from exclave_policy.pack import pack_directory
 from exclave_protocol.note import SigningKey
@@ -250,6 +250,7 @@ async def main(kind: str, home: Path) -> None:
             app, key = await governed(home, stack, watch)
         else:
             app, key = bare(Stub())
+        settle_memory()
         listening = await stack.enter_async_context(serving(app, port=0, stop_grace=1))
         print(json.dumps({"url": listening.base_url, "key": key}), flush=True)
         cpu = time.process_time()

@@ -46,7 +46,7 @@ from exclave_agent.runtimes.restart import LOOP, Crash
 from exclave_agent.runtimes.supervisor import Supervisor
 from exclave_agent.slots import Latest
 from exclave_agent.storage.home import Storage
-from exclave_agent.system import SystemClock, SystemIds, SystemRng, TrustedTime
+from exclave_agent.system import SystemClock, SystemIds, SystemRng, TrustedTime, settle_memory
 from exclave_agent.telemetry.metrics import Metrics
 from exclave_agent.telemetry.tally import Tally
 from exclave_protocol.checkpoint import log_origin
@@ -113,6 +113,7 @@ async def run_agent(
     """
     async with AsyncExitStack() as stack:
         rooms = await _build(await _lay_basis(settings, stack), stack)
+        settle_memory()
         await stack.enter_async_context(_answering(rooms, hurry))
         await _work(rooms, stop)
         log.info("stopping: %d s for running requests", settings.stop_grace)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import ssl
 import time
@@ -26,6 +27,16 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+def settle_memory() -> None:
+    """Tell the garbage collector that what exists now stays: code, schemas, rooms.
+
+    Without it every full collection walks a hundred thousand objects that never die, and the
+    request in whose turn it falls waits some milliseconds for nothing.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 class SystemRng:
