@@ -25,7 +25,7 @@ from exclave_agent.audit import disclose as records
 from exclave_agent.audit import drafts
 from exclave_agent.audit.append import Log
 from exclave_agent.audit.boot import record_boot
-from exclave_agent.audit.checkpoint import Checkpointer
+from exclave_agent.audit.checkpoint import EPOCH, Checkpointer, log_key
 from exclave_agent.audit.heartbeat import Heartbeat
 from exclave_agent.audit.upload import Uploader
 from exclave_agent.chores import Chores
@@ -49,12 +49,10 @@ from exclave_agent.storage.home import Storage
 from exclave_agent.system import SystemClock, SystemIds, SystemRng, TrustedTime, settle_memory
 from exclave_agent.telemetry.metrics import Metrics
 from exclave_agent.telemetry.tally import Tally
-from exclave_protocol.checkpoint import log_origin
 from exclave_protocol.note import SigningKey, VerifyKey
 
 log = logging.getLogger(__name__)
 
-EPOCH = 1
 RUNTIMES = ("llama", "onnx")
 CLOCK_FLOOR_SECONDS = 60
 """How often the highest wall time seen is made durable."""
@@ -148,10 +146,9 @@ async def _disclose(record: Record, seq: int, field: str) -> bytes:
 async def _open_record(
     identity: Identity, storage: Storage, clock: SystemClock, rng: SystemRng
 ) -> Record:
-    origin = log_origin(identity.trust_domain, identity.tenant, identity.agent, EPOCH)
-    key = SigningKey(origin, identity.audit_key)
+    key = log_key(identity.spiffe, identity.audit_key)
     # Verifies the tail of the log: an altered leaf stops the agent here, by its number.
-    database = await asyncio.to_thread(storage.open_log, origin, key.verify_key, epoch=EPOCH)
+    database = await asyncio.to_thread(storage.open_log, key.name, key.verify_key, epoch=EPOCH)
     return Record(Log(database, clock, rng), Checkpointer(database, key), key)
 
 
@@ -253,7 +250,7 @@ async def _answering(rooms: Rooms, hurry: asyncio.Event | None) -> AsyncIterator
         rooms.pipeline,
         rooms.manager.releases,
         rooms.basis.storage.keys,
-        SystemClock(),
+        rooms.basis.clock,
         rooms.metrics,
         Limits(body_bytes=settings.max_body),
     )

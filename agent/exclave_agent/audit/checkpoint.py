@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from exclave_protocol.checkpoint import Checkpoint, sign_checkpoint
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from exclave_protocol.checkpoint import Checkpoint, log_origin, sign_checkpoint
+from exclave_protocol.identity import SpiffeId
 from exclave_protocol.note import SigningKey
 
 from .store import LeafStore, StoredCheckpoint
+
+EPOCH = 1
+"""The epoch that an agent writes."""
+
+
+def log_key(agent: SpiffeId, private: Ed25519PrivateKey) -> SigningKey:
+    """The key that signs this agent's log; its name is the log's origin."""
+    return SigningKey(log_origin(agent.trust_domain, agent.tenant, agent.name, EPOCH), private)
 
 
 @dataclass(frozen=True, slots=True)

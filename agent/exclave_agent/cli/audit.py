@@ -20,11 +20,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-EPOCH = 1
-
 
 def read(home: Path, query: Callable[[LogReader], T]) -> T:
     """Run a query on the log of a home, whether or not its agent runs."""
+    from exclave_agent.audit.checkpoint import EPOCH
     from exclave_agent.storage.home import read_log
 
     return read_log(home, EPOCH, query)
@@ -32,15 +31,14 @@ def read(home: Path, query: Callable[[LogReader], T]) -> T:
 
 def verify_home(home: Path) -> int:
     """Check the whole log of a home; returns the number of leaves. Raises: StorageError."""
+    from exclave_agent.audit.checkpoint import EPOCH, log_key
     from exclave_agent.audit.verify import verify_log
     from exclave_agent.identity.store import load
-    from exclave_protocol.checkpoint import log_origin
-    from exclave_protocol.note import SigningKey
 
     identity = load(home)
-    origin = log_origin(identity.trust_domain, identity.tenant, identity.agent, EPOCH)
-    key = SigningKey(origin, identity.audit_key).verify_key
-    state = read(home, lambda log: verify_log(log, origin=origin, epoch=EPOCH, key=key))
+    key = log_key(identity.spiffe, identity.audit_key)
+    verify = key.verify_key
+    state = read(home, lambda log: verify_log(log, origin=key.name, epoch=EPOCH, key=verify))
     return state.size
 
 

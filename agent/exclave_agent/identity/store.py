@@ -89,11 +89,6 @@ class Identity:
         """cert.pem"""
         return self.folder / "cert.pem"
 
-    @property
-    def ca_path(self) -> Path:
-        """ca.pem"""
-        return self.folder / "ca.pem"
-
 
 def identity_folder(home: Path) -> Path:
     """Where an agent home keeps its identity."""

@@ -138,10 +138,6 @@ class ReleaseManager:
             grace_left=self.releases.grace_left(),
         )
 
-    def check_now(self) -> None:
-        """Look at the desired state at once."""
-        self._wake.set()
-
     # --- life ---------------------------------------------------------------------------
 
     async def restore(self) -> None:

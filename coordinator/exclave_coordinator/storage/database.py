@@ -82,10 +82,6 @@ class Database:
         """See `ports.Store.read`."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, job)
 
-    def read_now(self, job: Callable[[Tx], T]) -> T:
-        """`read` from a thread that may block. Raises: StorageError."""
-        return self._read(job)
-
     def close(self) -> None:
         """Finish every queued job, then let go of the file. Blocks; idempotent."""
         if self._closed:
