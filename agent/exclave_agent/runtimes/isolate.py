@@ -53,7 +53,7 @@ _SYSCALLS = {
 }
 
 
-def isolate(parent: int) -> tuple[str, ...]:
+def isolate(parent: int | None) -> tuple[str, ...]:
     """Raise every wall that the OS grants and return the names of those that stand.
 
     "netns": a network namespace of our own with nothing but a downed loopback. "seccomp": no
@@ -62,7 +62,8 @@ def isolate(parent: int) -> tuple[str, ...]:
     and no program started. "parent_death": the kernel ends this process with
     its parent.
 
-    Raises: SystemExit when `parent` (a process id) has already gone.
+    `parent` None: a service manager started us and ends us; we outlive no agent all the same, as
+    its end closes our socket. Raises: SystemExit when `parent` (a process id) has already gone.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     # Without types ctypes would pass 32 bits where the kernel reads and compares 64.
@@ -75,14 +76,16 @@ def isolate(parent: int) -> tuple[str, ...]:
         libc.unshare(CLONE_NEWNET)
     # After unshare: a change of credentials clears both settings.
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-    libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent:
-        raise SystemExit("the parent process has gone")
+    if parent is not None:
+        libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:
+            raise SystemExit("the parent process has gone")
     _drop_capabilities(libc)
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if libc.prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1:
         _forbid_sockets(libc)
-    return _standing(libc, before)
+    walls = _standing(libc, before)
+    return walls if parent is None else ("parent_death", *walls)
 
 
 def has_network() -> bool:
@@ -115,7 +118,7 @@ def _has_route(family: int, address: tuple[str, int]) -> bool:
 
 
 def _standing(libc: ctypes.CDLL, before: int) -> tuple[str, ...]:
-    walls = ["parent_death"]
+    walls = []
     if _network_namespace() not in (before, -1):
         walls.append("netns")
     if _socket_refused():

@@ -5,11 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
-import signal
-import socket
-import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import cast
 
 from exclave_agent.errors import (
@@ -22,27 +18,13 @@ from exclave_agent.errors import (
 )
 from exclave_agent.ports import Delta, Finished
 from exclave_agent.runtimes import frames
+from exclave_agent.runtimes.births import Birth, Body, child
 
 MAX_IN_FLIGHT = 16_384
 """Requests of one worker, whatever its own queue says: bounds what is buffered towards it."""
 
-STDERR_TAIL = 4096
-"""Bytes kept of what a worker prints, for the message when its load fails."""
-
 LAST_WORDS = 1.0
 """Seconds from a worker's closing its socket to its exit, before it is killed."""
-
-KEEP_ENVIRONMENT = (
-    "PATH",
-    "LANG",
-    "LC_ALL",
-    "TZ",
-    "LD_LIBRARY_PATH",
-    "CUDA_VISIBLE_DEVICES",
-    "NVIDIA_VISIBLE_DEVICES",
-    "NVIDIA_DRIVER_CAPABILITIES",
-)
-"""All that a worker inherits: keys and tokens of the agent's environment are not its business."""
 
 
 class TextStream:
@@ -105,55 +87,41 @@ class Worker(asyncio.Protocol):
         """The newest answer to a ping."""
         self._splitter = frames.Splitter()
         self._transport: asyncio.Transport | None = None
-        self._process: asyncio.subprocess.Process | None = None
-        self._pidfd = -1
+        self._body: Body | None = None
         self._streams: dict[int, TextStream] = {}
         self._answers: dict[int, asyncio.Future[Answer]] = {}
         self._ids = itertools.count(1)
-        self._stderr = b""
         self._refused_load: str | None = None
 
     @classmethod
-    async def spawn(cls, load: frames.Load) -> Worker:
-        """Start the process and send it the load; `loaded` tells how that went."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    async def spawn(cls, load: frames.Load, birth: Birth = child) -> Worker:
+        """Have a process born and send it the load; `loaded` tells how that went.
+
+        Raises: OSError, it cannot be started.
+        """
+        ours, body = await birth(load)
         try:
-            with theirs:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-I",
-                    "-m",
-                    "exclave_agent.runtimes.worker",
-                    f"--fd={theirs.fileno()}",
-                    f"--parent={os.getpid()}",
-                    pass_fds=(theirs.fileno(),),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.DEVNULL,
-                    stderr=asyncio.subprocess.PIPE,
-                    env=worker_environment(os.environ),
-                    cwd="/",
-                    # A Ctrl-C at the agent's terminal is the agent's to handle.
-                    start_new_session=True,
-                )
-            loop = asyncio.get_running_loop()
             ours.setblocking(False)
+            loop = asyncio.get_running_loop()
             transport, worker = await loop.create_unix_connection(cls, sock=ours)
         except BaseException:
             ours.close()
+            body.kill()
             raise
-        worker._process = process
-        # A pid may be another's by the time it is signalled, and asyncio's own `kill` polls,
-        # which takes the exit status away from whoever waits for it.
-        with contextlib.suppress(ProcessLookupError):
-            worker._pidfd = os.pidfd_open(process.pid)
+        worker._body = body
         transport.write(frames.encode(load))
         return worker
 
     @property
-    def pid(self) -> int:
-        """The process id."""
-        assert self._process is not None
-        return self._process.pid
+    def body(self) -> Body:
+        """The process."""
+        assert self._body is not None
+        return self._body
+
+    @property
+    def pid(self) -> int | None:
+        """The process id; None: the service manager's to know."""
+        return self.body.pid
 
     # --- asyncio.Protocol ----------------------------------------------------------------
 
@@ -265,17 +233,13 @@ class Worker(asyncio.Protocol):
     # --- the end -------------------------------------------------------------------------
 
     async def drain_stderr(self) -> None:
-        """Keep the tail of what the process prints, until it prints no more."""
-        assert self._process is not None
-        assert self._process.stderr is not None
-        while chunk := await self._process.stderr.read(STDERR_TAIL):
-            self._stderr = (self._stderr + chunk)[-STDERR_TAIL:]
+        """Follow what the process prints, until it prints no more."""
+        await self.body.drain()
 
     def kill(self) -> None:
-        """SIGKILL; `gone` follows."""
-        if self._pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        """End the process at once; `gone` follows."""
+        if self._body is not None:
+            self._body.kill()
         if self._transport is not None:
             self._transport.abort()
 
@@ -290,41 +254,21 @@ class Worker(asyncio.Protocol):
 
     async def reap(self) -> str:
         """Make sure the process has ended; how it ended, in words."""
-        assert self._process is not None
         if self.gone.is_set():
             # It closed its end, so it is about to exit: its own status says more than ours.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_WORDS):
-                    await self._process.wait()
+                    await self.body.ended()
         self.kill()
         await self.gone.wait()
-        status = await self._process.wait()
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
-        return describe_exit(status)
+        return await self.body.ended()
 
     def load_failure(self, ended: str) -> str:
         """Why the load did not succeed: its own words, or how it ended and its last line."""
         if self._refused_load is not None:
             return self._refused_load
-        lines = self._stderr.decode("utf-8", "replace").strip().splitlines()
-        last = f": {lines[-1][:300]}" if lines else ""
-        return f"the worker {ended} while loading it{last}"
-
-
-def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The part of the agent's environment that a worker gets."""
-    return {name: environment[name] for name in KEEP_ENVIRONMENT if name in environment}
-
-
-def describe_exit(status: int) -> str:
-    """A return code of `subprocess` in words."""
-    if status >= 0:
-        return f"exited with status {status}"
-    with contextlib.suppress(ValueError):
-        return f"was ended by {signal.Signals(-status).name}"
-    return f"was ended by signal {-status}"
+        last = self.body.last_line()
+        return f"the worker {ended} while loading it{': ' + last if last else ''}"
 
 
 def refusal(frame: frames.Failed) -> AgentError:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from exclave_agent.errors import ModelLoadFailed, WorkerCrashed
 from exclave_agent.ports import Clock, ModelSpec, Rng
 from exclave_agent.runtimes import frames
+from exclave_agent.runtimes.births import Birth
 from exclave_agent.runtimes.process import Worker
 from exclave_agent.runtimes.waiting import first_of
 
@@ -69,6 +70,7 @@ class KeptModel:
         rng: Rng,
         timings: Timings,
         crashed: Callable[[Crash], None],
+        birth: Birth,
     ) -> None:
         self.key = key
         self.spec = spec
@@ -80,6 +82,7 @@ class KeptModel:
         self._rng = rng
         self._timings = timings
         self._crashed = crashed
+        self._birth = birth
         self._stopping = asyncio.Event()
         self._first: asyncio.Future[frames.Loaded] = asyncio.get_running_loop().create_future()
         self._first.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -170,7 +173,7 @@ class KeptModel:
         spec = self.spec
         load = frames.Load(spec.runtime, str(spec.path.absolute()), dict(spec.parameters))
         try:
-            worker = await Worker.spawn(load)
+            worker = await Worker.spawn(load, self._birth)
         except OSError as error:
             return self._not_loaded(f"its worker process cannot be started: {error.strerror}")
         stderr = group.create_task(worker.drain_stderr(), name=f"stderr of {spec.name}")

@@ -10,6 +10,7 @@ from types import TracebackType
 
 from exclave_agent.errors import ModelLoadFailed
 from exclave_agent.ports import Clock, ModelInfo, ModelSpec, Rng
+from exclave_agent.runtimes.births import Birth, child
 from exclave_agent.runtimes.models import LoadedModels, describe
 from exclave_agent.runtimes.restart import Crash, KeptModel, Key, Timings
 
@@ -29,11 +30,14 @@ class Supervisor:
         rng: Rng,
         timings: Timings | None = None,
         on_crash: Callable[[Crash], None] | None = None,
+        birth: Birth = child,
     ) -> None:
+        """`birth` starts workers: as children of this process, unless told otherwise."""
         self._clock = clock
         self._rng = rng
         self._timings = timings or Timings()
         self._on_crash = on_crash
+        self._birth = birth
         self._models: dict[Key, KeptModel] = {}
         self._sets: list[LoadedModels] = []
         self._group = asyncio.TaskGroup()
@@ -83,11 +87,11 @@ class Supervisor:
         return models
 
     def workers(self) -> Mapping[str, int]:
-        """Process ids of the workers that are up, by the digest of their model."""
+        """Process ids of the workers that are up and our children, by their model's digest."""
         return {
             model.spec.sha256: model.worker.pid
             for model in self._models.values()
-            if model.worker is not None
+            if model.worker is not None and model.worker.pid is not None
         }
 
     def _seed(self) -> int:
@@ -103,7 +107,9 @@ class Supervisor:
         key = (spec.runtime, spec.sha256, tuple(sorted(spec.parameters.items())))
         model = self._models.get(key)
         if model is None or model.over:
-            model = KeptModel(key, spec, self._clock, self._rng, self._timings, self._crashed)
+            model = KeptModel(
+                key, spec, self._clock, self._rng, self._timings, self._crashed, self._birth
+            )
             self._models[key] = model
             self._group.create_task(model.run(self._group), name=f"model {spec.name}")
         model.holders += 1

@@ -15,9 +15,11 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
+
+import msgspec
 
 from exclave_agent.runtimes import frames
 from exclave_agent.runtimes.cpus import physical_cores
@@ -78,22 +80,40 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     os.closerange(3, given.fd)
     os.closerange(given.fd + 1, max(given.fd + 2, os.sysconf("SC_OPEN_MAX")))
+    prepare()
+    walls = isolate(given.parent)
+    return serve(Connection(socket.socket(fileno=given.fd)), walls)
+
+
+def prepare() -> None:
+    """Set the process up before any engine is imported: threads, telemetry, discreet reports."""
     os.environ.update(ENVIRONMENT)
     os.environ["OMP_NUM_THREADS"] = str(physical_cores())
     sys.excepthook = _report
     threading.excepthook = lambda failed: _end_with(failed.exc_type, failed.exc_traceback)
-    walls = isolate(given.parent)
-    connection = Connection(socket.socket(fileno=given.fd))
-    return _serve(connection, walls)
 
 
-def _serve(connection: Connection, walls: tuple[str, ...]) -> int:
+def serve(
+    connection: Connection,
+    walls: tuple[str, ...],
+    *,
+    model: str | None = None,
+    walled: Callable[[], None] = lambda: None,
+) -> int:
+    """Load, then serve until the agent closes; returns the exit status.
+
+    `model` is where this process finds the file, if not at the path that the agent knows;
+    `walled` is called when all walls stand and nothing is loaded yet.
+    """
     incoming = connection.receive()
     load = next(incoming, None)
     if not isinstance(load, frames.Load):
         return EXIT_ENGINE
+    if model is not None:
+        load = msgspec.structs.replace(load, path=model)
     if confine(Path(load.path)):
         walls = (*walls, "landlock")
+    walled()
     try:
         host = open_host(load, connection.send)
     except Exception as error:  # noqa: BLE001 - engines raise types of their own; no request yet

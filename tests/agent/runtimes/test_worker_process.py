@@ -17,7 +17,7 @@ import pytest
 import uvloop
 
 from exclave_agent.ports import ModelSpec
-from exclave_agent.runtimes.process import describe_exit, worker_environment
+from exclave_agent.runtimes.births import describe_exit, worker_environment
 from exclave_agent.runtimes.supervisor import Supervisor
 from exclave_agent.system import SystemClock, SystemRng
 from exclave_testing.models import double_and_total_onnx, sha256_of, smollm2_path

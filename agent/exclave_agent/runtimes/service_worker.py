@@ -1,0 +1,82 @@
+"""The worker as a service: systemd starts one for each connection to exclave-worker.socket.
+
+The connection is descriptor 3. The first byte on it carries the open model file; no other file
+of the agent's can be seen from here. After that it is the worker that it always is.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+
+from exclave_agent.runtimes.births import HANDED_OVER
+from exclave_agent.runtimes.isolate import isolate
+from exclave_agent.runtimes.worker import Connection, prepare, serve
+from exclave_service.sd import Manager, NotifyError
+
+FIRST_BYTE_SECONDS = 10.0
+"""From the connection to the model's descriptor."""
+
+
+def main() -> None:
+    """Entry of `exclave-worker`. Exit statuses as in `worker`; 64: not started by its socket."""
+    manager = Manager.take()
+    connections = [fd for fds in manager.stored.values() for fd in fds]
+    if len(connections) != 1:
+        sys.exit("exclave-worker is started by exclave-worker.socket, and by nobody else")
+    sock = socket.socket(fileno=connections[0])
+    model = receive_model(sock)
+    # "Ready" means that frames are read: how the load goes, the agent hears on the socket.
+    manager.ready("loading a model")
+    prepare()
+    walls = isolate(None)
+    status = serve(
+        Connection(sock),
+        walls,
+        model=f"/proc/self/fd/{model}",
+        # A thread has the walls that stood at its birth.
+        walled=lambda: _keep_alive(manager),
+    )
+    os._exit(status)
+
+
+def receive_model(sock: socket.socket) -> int:
+    """The model's descriptor. Raises: SystemExit, the peer does not speak as the agent does."""
+    sock.settimeout(FIRST_BYTE_SECONDS)
+    try:
+        data, descriptors, _, _ = socket.recv_fds(sock, 1, 1)
+    except OSError as error:
+        raise SystemExit(f"no model was handed over: {error}") from None
+    if data != HANDED_OVER or len(descriptors) != 1:
+        for each in descriptors:
+            os.close(each)
+        raise SystemExit("the first byte does not carry one open file")
+    sock.settimeout(None)
+    return descriptors[0]
+
+
+def _keep_alive(manager: Manager) -> None:
+    """Tell the watchdog that this process still gets to run Python.
+
+    The agent itself sees an engine that makes no progress, and closes the socket; a process
+    that cannot notice even that is what the watchdog is for.
+    """
+    if manager.watchdog_seconds <= 0:
+        return
+
+    def beat() -> None:
+        pause = threading.Event()
+        while True:
+            try:
+                manager.watchdog()
+            except NotifyError:
+                return  # nobody listens: then nobody waits for a sign of life either
+            pause.wait(manager.watchdog_seconds / 3)
+
+    threading.Thread(target=beat, name="watchdog", daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()
