@@ -1,6 +1,8 @@
 """The agent's settings: one frozen value, read once from `agent.toml` and the environment.
 
-Precedence: command line, then EXCLAVE_<NAME>, then `<home>/agent.toml`, then the default.
+Precedence: command line, then EXCLAVE_<NAME>, then the settings file, then the default. The
+file is `<home>/agent.toml`; where there is none, and home is that of the system service,
+/etc/exclave/agent.toml.
 An unknown key or an impossible value is refused by name; nothing is guessed.
 """
 
@@ -17,6 +19,10 @@ from typing import Any
 from exclave_agent.errors import AgentError
 
 DEFAULT_HOME = Path("/var/lib/exclave")
+SYSTEM_FILE = Path("/etc/exclave/agent.toml")
+"""Settings of the agent that is a system service, whose home is DEFAULT_HOME."""
+LIVE = ("log_level", "heartbeat", "upload_interval", "reconcile_interval")
+"""What a running agent can take over; everything else counts from the next start."""
 LARGEST_BODY = 64 << 20
 """Bytes; no model takes more in one request (runtimes/frames.py)."""
 
@@ -37,6 +43,9 @@ class Settings:
     """host:port of the local HTTP API; loopback only. Port 0: any free one. Empty: none."""
     socket: str = "run/agent.sock"
     """Unix socket of the same API, relative to home. Empty: none."""
+    worker_socket: str = ""
+    """Unix socket of a service manager that starts the models' workers. Empty: they are child
+    processes of the agent."""
     max_body: int = 4 * 1024 * 1024
     """Largest request body."""
     max_connections: int = 256
@@ -69,8 +78,8 @@ def load_settings(
     env = os.environ if environ is None else environ
     base = home or Path(env.get("EXCLAVE_HOME") or DEFAULT_HOME)
     values: dict[str, Any] = {"home": base}
-    file = base / "agent.toml"
-    if file.exists():
+    file = settings_file(base)
+    if file is not None:
         values |= _from_file(file)
     for spec in fields(Settings):
         name = f"EXCLAVE_{spec.name.upper()}"
@@ -82,6 +91,20 @@ def load_settings(
     settings = Settings(**values)
     _check(settings)
     return settings
+
+
+def settings_file(home: Path) -> Path | None:
+    """The file that counts for an agent's home; None: there is none."""
+    candidates = [home / "agent.toml"]
+    if home == DEFAULT_HOME:
+        candidates.append(SYSTEM_FILE)
+    return next((file for file in candidates if file.exists()), None)
+
+
+def differences(old: Settings, new: Settings) -> tuple[str, ...]:
+    """Names of the settings that are not the same."""
+    names = [spec.name for spec in fields(Settings)]
+    return tuple(name for name in names if getattr(old, name) != getattr(new, name))
 
 
 def _from_file(file: Path) -> dict[str, Any]:

@@ -176,7 +176,8 @@ class IdentityError(AgentError):
     Codes: token_unknown, token_spent, token_expired, token_revoked, token_wrong_agent,
     name_taken, evicted, banned, expired, wrong_tenant, not_enrolled, already_enrolled,
     join_running, ca_mismatch, bad_certificate, bad_answer, key_replaced, recovery_refused,
-    renewal_refused, clock_skew, unauthenticated, identity_damaged, identity_exposed.
+    renewal_refused, clock_skew, unauthenticated, identity_damaged, identity_exposed,
+    identity_sealed.
     """
 
     code = "identity_error"

@@ -26,8 +26,10 @@ CONTROL_MODE = 0o600
 def build_control(
     status: Callable[[], Mapping[str, Any]],
     disclose: Callable[[int, str], Awaitable[bytes]],
+    reload: Callable[[], Awaitable[Mapping[str, Any]]],
 ) -> Starlette:
-    """The control application: `status` is one JSON-ready look, `disclose` a recorded file."""
+    """The control application: `status` is one JSON-ready look, `disclose` a recorded file,
+    `reload` reads the settings again and says what changed."""
 
     async def read_status(_: Request) -> Response:
         return _json(status())
@@ -40,10 +42,17 @@ def build_control(
             return _json({"error": error.message}, 400)
         return _json({"file": base64.b64encode(file).decode("ascii")})
 
+    async def reload_settings(_: Request) -> Response:
+        try:
+            return _json(await reload())
+        except AgentError as error:
+            return _json({"error": error.message, "code": error.code}, 400)
+
     return Starlette(
         routes=[
             Route("/status", read_status),
             Route("/disclose", write_disclosure, methods=["POST"]),
+            Route("/reload", reload_settings, methods=["POST"]),
         ]
     )
 

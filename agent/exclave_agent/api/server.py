@@ -10,6 +10,7 @@ import stat
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -32,6 +33,18 @@ class CannotListen(AgentError):
     """The address is taken, not ours to bind, or not a socket."""
 
     code = "cannot_listen"
+
+
+class SocketKeeper(Protocol):
+    """Keeps listening sockets from one run to the next."""
+
+    def take(self, name: str, address: object) -> socket.socket | None:
+        """The kept socket of that name and address: a path, or (host, port)."""
+        ...
+
+    def keep(self, name: str, sock: socket.socket) -> bool:
+        """Keep it beyond this run; False: nobody does."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +73,7 @@ async def serving(
     max_connections: int = 256,
     stop_grace: float = 20.0,
     hurry: asyncio.Event | None = None,
+    keeper: SocketKeeper | None = None,
 ) -> AsyncIterator[Listening]:
     """Serve `app` until the block ends; then stop accepting, let running requests finish for
     `stop_grace` seconds and cancel the rest (which are recorded as cancelled). Setting `hurry`,
@@ -74,11 +88,13 @@ async def serving(
     failure: Exception | None = None
     try:
         if host is not None:
-            sockets.append(_bind_tcp(host, port))
+            sockets.append(_tcp(host, port, keeper))
         bound = sockets[0].getsockname() if sockets else (None, None)
         if unix is not None:
-            sockets.append(_bind_unix(unix, unix_mode))
-            ours = unix
+            bound_unix, kept = _unix(unix, unix_mode, keeper)
+            sockets.append(bound_unix)
+            # The path of a socket that is kept must stay: clients find it there meanwhile.
+            ours = None if kept else unix
         config = uvicorn.Config(
             app,
             http=_BoundedProtocol,
@@ -237,6 +253,26 @@ class _BoundedProtocol(HttpToolsProtocol):
             self._expect_head()  # the answer before it is still being given
         elif not self.transport.is_closing():
             self.transport.close()
+
+
+def _tcp(host: str, port: int, keeper: SocketKeeper | None) -> socket.socket:
+    if keeper is None or port == 0:
+        return _bind_tcp(host, port)
+    address = ("127.0.0.1" if host == "localhost" else host, port)
+    sock = keeper.take("http", address) or _bind_tcp(host, port)
+    sock.setblocking(False)
+    keeper.keep("http", sock)
+    return sock
+
+
+def _unix(path: Path, mode: int, keeper: SocketKeeper | None) -> tuple[socket.socket, bool]:
+    """The socket, and whether it is kept beyond this run."""
+    if keeper is None:
+        return _bind_unix(path, mode), False
+    sock = keeper.take("unix", str(path)) if path.is_socket() else None
+    sock = sock or _bind_unix(path, mode)
+    sock.setblocking(False)
+    return sock, keeper.keep("unix", sock)
 
 
 def _bind_tcp(host: str, port: int) -> socket.socket:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
 from exclave_agent.errors import StorageError
 from exclave_agent.ports import Clock
+from exclave_agent.slots import pause
 
 from . import drafts
 from .append import Log
@@ -36,11 +38,18 @@ class Heartbeat:
         self._clock = clock
         self._counts = counts
         self._interval = interval
+        self._changed = asyncio.Event()
+
+    def set_interval(self, seconds: float) -> None:
+        """Beat at another pace, counted from now."""
+        self._interval = seconds
+        self._changed.set()
 
     async def run(self) -> None:
         """Own this by the component's task group."""
         while True:
-            await self._clock.sleep(self._interval)
+            if await pause(self._clock, self._interval, self._changed):
+                continue
             try:
                 await self._record.append(drafts.heartbeat(self._counts()))
                 await self._record.store.note_quiet()

@@ -77,11 +77,17 @@ class Uploader:
         self._known = False
         self._status = UploadStatus()
         self._retry = asyncio.Event()
+        self._repaced = asyncio.Event()
 
     @property
     def status(self) -> UploadStatus:
         """A snapshot."""
         return self._status
+
+    def set_interval(self, seconds: float) -> None:
+        """Look for new leaves at another pace, counted from now."""
+        self._interval = seconds
+        self._repaced.set()
 
     def retry_now(self) -> None:
         """The coordinator is there again: end a wait after a failure early."""
@@ -95,7 +101,8 @@ class Uploader:
 
     async def _tick(self) -> None:
         while True:
-            await self._clock.sleep(self._interval)
+            if await pause(self._clock, self._interval, self._repaced):
+                continue
             self._known = False  # ask again: a coordinator restored from a backup says so then
             self._record.grown.set()
 

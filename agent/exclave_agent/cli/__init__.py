@@ -4,7 +4,8 @@ Only `click` and the standard library are imported here; each command imports wh
 when it runs, so that `--help` stays quick.
 
 Exit codes: 0 done; 1 refused or failed (the message says why and what to do); 2 usage;
-3 the agent is not running (status); 4 the agent runs, but has no release to serve (status).
+3 the agent is not running (status, reload); 4 the agent runs, but has no release to serve (status);
+78 a setting is wrong (run): starting again would not mend it.
 """
 
 from __future__ import annotations
@@ -19,11 +20,18 @@ import click
 from exclave_agent import __version__
 from exclave_agent.errors import AgentError, unforeseen
 
+EXIT_CONFIG = 78
+
 COMMANDS = {
+    "install": ("exclave_agent.cli.install", "Enroll, harden and start the system service."),
+    "uninstall": ("exclave_agent.cli.uninstall", "Stop the system service; its state stays."),
     "join": ("exclave_agent.cli.join", "Enroll this machine with a coordinator."),
     "run": ("exclave_agent.cli.run", "Run the agent until SIGTERM or SIGINT."),
+    "reload": ("exclave_agent.cli.reload", "Have the running agent read its settings again."),
+    "upgrade": ("exclave_agent.cli.upgrade", "Take a newer signed version; back if unhealthy."),
     "status": ("exclave_agent.cli.status", "Say what the running agent does."),
     "doctor": ("exclave_agent.cli.doctor", "Check everything the agent needs, with remedies."),
+    "support-bundle": ("exclave_agent.cli.support", "Collect what support needs, redacted."),
     "key": ("exclave_agent.cli.key", "Create, list and revoke local API keys."),
     "audit": ("exclave_agent.cli.audit", "Show, verify and disclose this agent's records."),
 }
@@ -56,15 +64,30 @@ def cli() -> None:
     """AI decisions beside the data: local inference under signed policy, with a provable record."""
 
 
-def home_option(function: click.decorators.FC) -> click.decorators.FC:
-    """`--home`, the same for every command."""
+def _as_owner(_: click.Context, __: click.Parameter, home: Path | None) -> Path | None:
+    if os.geteuid() == 0:
+        from exclave_agent.cli.owner import become_owner
+        from exclave_agent.config import DEFAULT_HOME
+
+        become_owner(home or DEFAULT_HOME)
+    return home
+
+
+def home_option(function: click.decorators.FC, *, as_owner: bool = True) -> click.decorators.FC:
+    """`--home`, the same for every command; root becomes the home's user, unless told not to."""
     return click.option(
         "--home",
         type=click.Path(path_type=Path, file_okay=False),
         default=None,
         envvar="EXCLAVE_HOME",
+        callback=_as_owner if as_owner else None,
         help="Folder with the agent's identity, databases and models. [default: /var/lib/exclave]",
     )(function)
+
+
+def roots_home_option(function: click.decorators.FC) -> click.decorators.FC:
+    """`--home` of a command that administers the machine and stays root."""
+    return home_option(function, as_owner=False)
 
 
 def main() -> None:
@@ -76,7 +99,12 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - the last place where it can be told
         for line in explain(error):
             click.echo(line, err=True)
-        sys.exit(1)
+        sys.exit(exit_code(error))
+
+
+def exit_code(error: BaseException) -> int:
+    """78 (EX_CONFIG, sysexits.h) tells the service manager not to try again."""
+    return EXIT_CONFIG if isinstance(error, AgentError) and error.code == "config_invalid" else 1
 
 
 def explain(error: BaseException) -> list[str]:

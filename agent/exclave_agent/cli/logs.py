@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from exclave_agent.errors import AgentError, unforeseen
+from exclave_service.journal import JournalHandler, is_our_stderr
 
 CHATTY = ("apscheduler", "tuf", "uvicorn")
 """Libraries whose every step is of no use to an operator."""
@@ -47,13 +48,34 @@ def tell(error: BaseException) -> str:
 
 
 def start(level: str) -> None:
-    """Log to stderr from `level` on."""
-    handler = DiscreetHandler(sys.stderr)
-    handler.setFormatter(DiscreetFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
+    """Log from `level` on: to the journal where stderr leads there anyway, else to stderr."""
+    logging.getLogger().addHandler(_journal() or _stderr())
     logging.getLogger().setLevel(level.upper())
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def set_level(level: str) -> None:
+    """Log from another level on."""
+    logging.getLogger().setLevel(level.upper())
+
+
+def _stderr() -> logging.Handler:
+    handler = DiscreetHandler(sys.stderr)
+    handler.setFormatter(DiscreetFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    return handler
+
+
+def _journal() -> logging.Handler | None:
+    """With the journal's own fields: priority, logger, and those that a record brings."""
+    if not is_our_stderr():
+        return None
+    try:
+        handler = JournalHandler("exclave-agent")
+    except OSError:
+        return None  # stderr still leads there, without the fields
+    handler.setFormatter(DiscreetFormatter("%(name)s: %(message)s"))
+    return handler
 
 
 def watch(loop: asyncio.AbstractEventLoop) -> None:

@@ -90,9 +90,9 @@ def _keys(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, Ed25519PrivateKey]:
     """The keys of an interrupted join, or fresh ones, durable either way."""
     identity_file, audit_file = folder / "key.pem", folder / "audit.key"
     if not identity_file.exists():
-        keys.write_private(identity_file, keys.private_pem(keys.new_identity_key()))
+        keys.write_key(identity_file, keys.private_pem(keys.new_identity_key()))
     if not audit_file.exists():
-        keys.write_private(audit_file, keys.private_pem(keys.new_audit_key()))
+        keys.write_key(audit_file, keys.private_pem(keys.new_audit_key()))
     return (
         keys.load_identity_key(keys.read_private(identity_file)),
         keys.load_audit_key(keys.read_private(audit_file)),

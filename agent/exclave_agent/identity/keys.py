@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from cryptography import x509
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
+from exclave_agent import sealing
 from exclave_agent.errors import IdentityError
 
 PRIVATE_MODE = 0o600
@@ -102,10 +104,34 @@ def write_private(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
-def read_private(path: Path) -> bytes:
-    """Read a private file, refusing one that others on this machine may read.
+def write_key(path: Path, data: bytes) -> None:
+    """As `write_private`, sealed where this process can seal. Raises: IdentityError."""
+    write_private(path, sealing.current().seal(path.name, data))
 
-    Raises: IdentityError ("not_enrolled" when it is missing, "identity_exposed").
+
+def seal_keys(folder: Path, names: Iterable[str]) -> tuple[str, ...]:
+    """Seal the keys of a folder that are not yet; the names of those that were. Idempotent.
+
+    Raises: IdentityError.
+    """
+    sealer = sealing.current()
+    if not sealer.present:
+        return ()
+    sealed = []
+    for name in names:
+        path = folder / name
+        if path.exists() and not sealing.is_sealed(data := path.read_bytes()):
+            write_private(path, sealer.seal(name, data))
+            sealed.append(name)
+    return tuple(sealed)
+
+
+def read_private(path: Path) -> bytes:
+    """Read a private file, refusing one that others on this machine may read; sealed ones are
+    opened.
+
+    Raises: IdentityError ("not_enrolled" when it is missing, "identity_exposed",
+    "identity_sealed").
     """
     try:
         mode = path.stat().st_mode
@@ -120,4 +146,4 @@ def read_private(path: Path) -> bytes:
             f"{path.name} is open to others (mode {mode & 0o777:o}); run: chmod 600 {path}",
             code="identity_exposed",
         )
-    return data
+    return sealing.current().open(path.name, data)

@@ -26,6 +26,9 @@ from exclave_protocol.errors import IdentityFormatError
 from exclave_protocol.identity import SpiffeId
 
 SCHEMA: Final = "exclave.identity/v1"
+PRIVATE_KEYS: Final = ("key.pem", "audit.key", "vault.key")
+"""Files of the folder that are sealed where the service manager gives a key for it; the vault's
+lies here as well."""
 _FIELDS: Final = (
     "schema",
     "spiffe_id",

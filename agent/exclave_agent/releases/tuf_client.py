@@ -60,7 +60,19 @@ class TrustedTargets:
         return Target(path, info.hashes["sha256"], info.length)
 
 
-class SourceFetcher(FetcherInterface):
+class Fetcher(FetcherInterface):
+    """tuf's fetching, which remembers what a refusal is about."""
+
+    last: tuple[str, bytes] = ("", b"")
+    """Name and bytes of the newest file fetched."""
+
+    @staticmethod
+    def named(url: str) -> str:
+        """The metadata file that tuf asks for."""
+        return url.removeprefix(_BASE)
+
+
+class SourceFetcher(Fetcher):
     """tuf's synchronous fetching over our asynchronous port, from a thread."""
 
     def __init__(self, source: ArtifactSource, loop: asyncio.AbstractEventLoop) -> None:
@@ -68,11 +80,9 @@ class SourceFetcher(FetcherInterface):
         self._loop = loop
         self._pending: concurrent.futures.Future[bytes | None] | None = None
         self._stopped = False
-        self.last: tuple[str, bytes] = ("", b"")
-        """Name and bytes of the newest file fetched: what a refusal is about."""
 
     def _fetch(self, url: str) -> Iterator[bytes]:
-        name = url.removeprefix(_BASE)
+        name = self.named(url)
         self._pending = asyncio.run_coroutine_threadsafe(self._source.metadata(name), self._loop)
         if self._stopped:
             self._pending.cancel()
@@ -90,7 +100,7 @@ class SourceFetcher(FetcherInterface):
             self._pending.cancel()
 
 
-def refresh(folder: Path, root: bytes, fetcher: SourceFetcher, now: datetime) -> TrustedTargets:
+def refresh(folder: Path, root: bytes, fetcher: Fetcher, now: datetime) -> TrustedTargets:
     """One cycle: root chain, timestamp, snapshot, targets, each verified as TUF 5.3-5.6 says.
 
     `root` is the pinned root version 1; `folder` remembers what was seen, against rollback.

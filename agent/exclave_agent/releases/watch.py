@@ -138,6 +138,11 @@ class ReleaseManager:
             grace_left=self.releases.grace_left(),
         )
 
+    def set_interval(self, seconds: float) -> None:
+        """Look at the signed metadata at another pace, and once now."""
+        self._interval = seconds
+        self._wake.set()
+
     # --- life ---------------------------------------------------------------------------
 
     async def restore(self) -> None:

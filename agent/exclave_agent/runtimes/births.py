@@ -145,7 +145,7 @@ class Service:
 
     async def ended(self) -> str:
         """See `Body`: not ours to wait for."""
-        return "ended; the journal of its exclave-worker@ unit says how"
+        return "ended (the journal of its exclave-worker@ unit says how)"
 
     def last_line(self) -> str:
         """See `Body`."""

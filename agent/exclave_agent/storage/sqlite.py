@@ -123,6 +123,17 @@ class Writer:
         assert result is None or isinstance(result, Appended)
         return result
 
+    async def answer(self) -> None:
+        """Return once the writer's thread has carried out what waits and a command that changes
+        nothing, however many wait: whether it still works is never refused.
+
+        Raises: StorageError.
+        """
+        future: _Waiter = asyncio.get_running_loop().create_future()
+        self._pending += 1
+        self._queue.put(Command(future, run=lambda _: None))
+        await future
+
     def _submit(self, *, run: Run | None = None, leaf: Prepared | None = None) -> _Waiter:
         if self._closed:
             raise StorageError("the agent is stopping: nothing is recorded", code="storage_closed")

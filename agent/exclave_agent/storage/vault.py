@@ -17,6 +17,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from exclave_agent import sealing
 from exclave_agent.audit.chain import Sealed
 from exclave_agent.errors import StorageError, StorageForeign
 from exclave_agent.ports import Rng
@@ -43,7 +44,8 @@ class MasterKey:
 
     @classmethod
     def load(cls, path: Path) -> MasterKey:
-        """Raises: StorageForeign when the file is missing or is not a key."""
+        """Raises: StorageForeign when the file is missing or is not a key, IdentityError
+        ("identity_sealed")."""
         try:
             secret = path.read_bytes()
         except FileNotFoundError:
@@ -53,6 +55,7 @@ class MasterKey:
             ) from None
         except OSError as error:
             raise StorageError(f"cannot read the vault's key file: {error.strerror}") from error
+        secret = sealing.current().open(path.name, secret)
         if len(secret) != KEY_BYTES:
             raise StorageForeign(
                 f"the vault's key file holds {len(secret)} bytes where {KEY_BYTES} are expected: "
@@ -62,7 +65,10 @@ class MasterKey:
 
     @classmethod
     def create(cls, path: Path, rng: Rng) -> MasterKey:
-        """Make the key file, durable when this returns. Raises: StorageError."""
+        """Make the key file, sealed where this process can; durable when this returns.
+
+        Raises: StorageError, IdentityError ("identity_sealed").
+        """
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = path.with_name(path.name + ".new")
         secret = rng.token(KEY_BYTES)
@@ -70,7 +76,7 @@ class MasterKey:
             draft.unlink(missing_ok=True)
             fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
-                os.write(fd, secret)
+                os.write(fd, sealing.current().seal(path.name, secret))
                 os.fsync(fd)
             finally:
                 os.close(fd)

@@ -1,0 +1,356 @@
+"""Install and uninstall as steps: each says what it would change, and changes only that.
+
+Every step looks first. Running an installation again changes nothing, and one that was interrupted
+goes on where it stopped; the token is spent only when everything before it stands.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from exclave_agent import sealing
+from exclave_agent.config import DEFAULT_HOME
+from exclave_agent.errors import AgentError
+from exclave_agent.install import units
+from exclave_agent.install.host import Host, Ran
+from exclave_agent.upgrade.trust import FILE, ROOT_FOLDER, Trust
+from exclave_protocol.errors import IdentityFormatError
+from exclave_protocol.identity import JoinToken, SpiffeId
+
+SEALS: Final = ("auto", "tpm2", "host", "none")
+COMMAND: Final = "/opt/exclave/agent/bin/exclave-agent"
+IDENTITY: Final = DEFAULT_HOME / "identity"
+JOINED: Final = IDENTITY / "join.json"
+TRUST_FILE: Final = ROOT_FOLDER / FILE
+RUNTIMES: Final = Path("/opt/exclave/runtimes")
+
+
+class InstallRefused(AgentError):
+    """The machine is not as it must be, or a step failed; the message says which and what to do."""
+
+    code = "install_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for on the command line."""
+
+    token: bytes = b""
+    """Join token, empty: this machine is enrolled already."""
+    coordinator: str = ""
+    """host:port that the token must lead to; empty: wherever it leads."""
+    name: str = ""
+    seal: str = "auto"
+    gpu: bool | None = None
+    """None: look."""
+    start: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing to do, in words and as a deed."""
+
+    what: str
+    do: Callable[[], object]
+
+
+class Installation:
+    """Brings a machine with the package on it to a running, enrolled agent."""
+
+    def __init__(self, host: Host, options: Options, *, random: Callable[[int], bytes]) -> None:
+        """`random` gives the sealing key's bytes."""
+        self._host = host
+        self._options = options
+        self._random = random
+        self._units_changed = False
+        self._token: JoinToken | None = None
+
+    def check(self) -> list[str]:
+        """Refuse what cannot work, before anything is changed; returns warnings.
+
+        Raises: InstallRefused.
+        """
+        host = self._host
+        if not host.is_root:
+            raise InstallRefused("installing a service needs root: run it with sudo")
+        version = units.systemd_version(host)
+        if not host.exists(Path("/run/systemd/system")) or version == 0:
+            raise InstallRefused(
+                "systemd does not run this machine: run `exclave-agent join` and "
+                "`exclave-agent run` under your own supervisor"
+            )
+        if version < units.LEAST_SYSTEMD:
+            raise InstallRefused(
+                f"systemd {version} is older than {units.LEAST_SYSTEMD}, the oldest that these "
+                "units were tested with"
+            )
+        if not host.exists(units.SHIPPED / units.AGENT):
+            raise InstallRefused(
+                f"{units.SHIPPED / units.AGENT} is missing: install the package exclave-agent"
+            )
+        self._check_token()
+        self._check_seal()
+        if not host.glob(RUNTIMES, "*"):
+            return [
+                "no inference runtime is installed: without the package exclave-runtime-cpu (or "
+                "-cuda) the agent answers, and loads no model"
+            ]
+        return []
+
+    def _check_token(self) -> None:
+        options = self._options
+        if not options.token:
+            if not self._host.exists(JOINED):
+                raise InstallRefused(
+                    "this machine is not enrolled: give --token-file with a join token "
+                    "(`exclave token create`)"
+                )
+            return
+        try:
+            token = JoinToken.decode(options.token.decode("ascii", "replace").strip())
+        except IdentityFormatError as error:
+            raise InstallRefused(
+                f"join token: {error.message}; copy it whole, from exj1. to its end"
+            ) from error
+        if options.coordinator and options.coordinator != token.endpoint:
+            raise InstallRefused(
+                f"the token leads to {token.endpoint}, not to {options.coordinator}; it was not "
+                "used"
+            )
+        present = enrolled(self._host)
+        if present is not None and present.anchor != Trust(token.tenant, token.root_pin):
+            raise InstallRefused(
+                f"this machine is {present.spiffe} already, and the token is for tenant "
+                f"{token.tenant}; it was not used"
+            )
+        self._token = token
+
+    def _check_seal(self) -> None:
+        host = self._host
+        if host.exists(sealing.CREDENTIAL_FILE):
+            return
+        vault = host.read(IDENTITY / "vault.key")
+        if vault is not None and sealing.is_sealed(vault):
+            raise InstallRefused(
+                f"the keys in {DEFAULT_HOME} are sealed, and {sealing.CREDENTIAL_FILE} is missing: "
+                "restore it from the backup of this machine; a new one would not open them"
+            )
+
+    def changes(self) -> Iterator[Change]:
+        """What is to be done, each computed when its turn comes. Raises: InstallRefused."""
+        yield from self._users()
+        yield from self._home()
+        yield from self._seal()
+        yield from self._join()
+        yield from self._trust()
+        yield from self._drop_ins()
+        yield from self._start()
+
+    # --- the steps ------------------------------------------------------------------------
+
+    def _users(self) -> Iterator[Change]:
+        if not (self._host.has_user(units.USER) and self._host.has_user(units.WORKER_USER)):
+            yield Change(
+                f"create the users {units.USER} and {units.WORKER_USER}",
+                lambda: self._must(["systemd-sysusers", "exclave-agent.conf"]),
+            )
+
+    def _home(self) -> Iterator[Change]:
+        owner = self._host.owner(DEFAULT_HOME)
+        if owner is None:
+            yield Change(
+                f"make {DEFAULT_HOME}, for user {units.USER} alone",
+                lambda: self._host.make_home(DEFAULT_HOME, units.USER),
+            )
+        elif owner != units.USER:
+            raise InstallRefused(
+                f"{DEFAULT_HOME} belongs to {owner}, not to {units.USER}: is it another "
+                f"agent's? If it is this one's: chown -R {units.USER}: {DEFAULT_HOME}"
+            )
+
+    def _seal(self) -> Iterator[Change]:
+        if self._options.seal == "none" or self._host.exists(sealing.CREDENTIAL_FILE):
+            return
+        what = {"auto": "the TPM or this host's secret", "tpm2": "the TPM", "host": "its secret"}
+        yield Change(
+            f"make {sealing.CREDENTIAL_FILE}, a key under {what[self._options.seal]}, which "
+            "seals the agent's keys",
+            self._make_credential,
+        )
+
+    def _make_credential(self) -> None:
+        done = self._must(
+            [
+                "systemd-creds",
+                "encrypt",
+                f"--name={sealing.CREDENTIAL}",
+                f"--with-key={self._options.seal}",
+                "-",
+                "-",
+            ],
+            self._random(sealing.KEY_BYTES),
+        )
+        self._host.write(sealing.CREDENTIAL_FILE, done.out, 0o600)
+
+    def _join(self) -> Iterator[Change]:
+        if self._host.exists(JOINED):
+            return
+        name = ["--name", self._options.name] if self._options.name else []
+        yield Change(
+            "enroll with the coordinator; this spends the token",
+            # It becomes the home's user by itself.
+            lambda: self._must(
+                [COMMAND, "join", "--home", str(DEFAULT_HOME), *name], self._options.token
+            ),
+        )
+
+    def _trust(self) -> Iterator[Change]:
+        """Kept where only root writes: a subverted agent must not choose who upgrades it."""
+        present = enrolled(self._host)
+        if self._token is not None:
+            wanted = Trust(self._token.tenant, self._token.root_pin)
+        elif present is not None:
+            wanted = present.anchor
+        else:  # a dry run without a token has been refused
+            return
+        there = self._host.read(TRUST_FILE)
+        if there == (data := wanted.encode()):
+            return
+        if there is not None:
+            raise InstallRefused(
+                f"{TRUST_FILE} trusts another tenant's signers than the enrollment names: if this "
+                "machine has changed hands, purge the package first; if not, somebody altered "
+                "the agent's identity"
+            )
+        yield Change(
+            "pin whose signed packages may upgrade this agent",
+            lambda: self._host.write(TRUST_FILE, data, 0o644),
+        )
+
+    def _drop_ins(self) -> Iterator[Change]:
+        host = self._host
+        gpu = units.has_gpu(host) if self._options.gpu is None else self._options.gpu
+        for each in units.drop_ins(units.systemd_version(host), gpu):
+            there, wanted = host.read(each.path), host.read(each.source) if each.applies else None
+            if each.applies and wanted is None:
+                raise InstallRefused(f"{each.source} is missing: install the package again")
+            if there == wanted:
+                continue
+            yield self._replace(each.path, wanted)
+
+    def _replace(self, path: Path, wanted: bytes | None) -> Change:
+        def do() -> None:
+            self._units_changed = True
+            if wanted is None:
+                self._host.remove(path)
+            else:
+                self._host.write(path, wanted, 0o644)
+            if path == units.GPU_SYSUSERS and wanted is not None:
+                self._must(["systemd-sysusers", str(path)])
+
+        return Change(f"{'remove' if wanted is None else 'write'} {path}", do)
+
+    def _start(self) -> Iterator[Change]:
+        if self._units_changed:
+            yield Change("have systemd read its units again", self._daemon_reload)
+        names = list(units.STARTED)
+        if self._state("is-enabled", names) != ["enabled"] * len(names):
+            yield Change(
+                f"enable {', '.join(names)}", lambda: self._must(["systemctl", "enable", *names])
+            )
+        if not self._options.start:
+            return
+        active = self._state("is-active", names) == ["active"] * len(names)
+        if not active or self._units_changed:
+            verb = "restart" if active else "start"
+            yield Change(f"{verb} the agent, and wait until it is ready", lambda: self._run(verb))
+
+    def _daemon_reload(self) -> None:
+        self._must(["systemctl", "daemon-reload"])
+
+    def _state(self, verb: str, names: list[str]) -> list[str]:
+        return self._host.run(["systemctl", verb, *names]).out.decode().split()
+
+    def _run(self, verb: str) -> None:
+        self._must(["systemctl", "start", *units.STARTED[:-1]])
+        done = self._host.run(["systemctl", verb, units.AGENT])
+        if done.code == 0 and self._state("is-active", [units.AGENT]) == ["active"]:
+            return
+        lines = self._host.run(
+            ["journalctl", "--namespace=exclave", "-u", units.AGENT, "-n", "5", "-o", "cat"]
+        )
+        raise InstallRefused(
+            f"the agent did not become ready: {done.last_line}\n"
+            f"{lines.out.decode('utf-8', 'replace').strip()}\n"
+            "look at: journalctl --namespace=exclave -u exclave-agent; then run install again"
+        )
+
+    def _must(self, argv: list[str], stdin: bytes = b"") -> Ran:
+        done = self._host.run(argv, stdin)
+        if done.code != 0:
+            words = " ".join(argv[:2])
+            said = done.err.strip() or done.last_line
+            raise InstallRefused(f"`{words}` failed: {said.removeprefix('error: ')}")
+        return done
+
+
+def uninstall(host: Host) -> Iterator[Change]:
+    """Stop the service and take back what `install` put below /etc/systemd; state stays.
+
+    Raises: InstallRefused.
+    """
+    if not host.is_root:
+        raise InstallRefused("uninstalling a service needs root: run it with sudo")
+    names = list(units.STARTED)
+    states = host.run(["systemctl", "is-enabled", *names]).out.decode().split()
+    active = host.run(["systemctl", "is-active", *names]).out.decode().split()
+    if "enabled" in states or "active" in active:
+        yield Change(
+            f"stop and disable {', '.join(names)}",
+            lambda: _must(host, ["systemctl", "disable", "--now", *names]),
+        )
+    removed = False
+    for each in units.drop_ins(0, gpu=False):
+        if host.exists(each.path):
+            removed = True
+            yield Change(f"remove {each.path}", lambda path=each.path: host.remove(path))  # type: ignore[misc]  # binds the loop's value
+    if removed:
+        yield Change(
+            "have systemd read its units again",
+            lambda: _must(host, ["systemctl", "daemon-reload"]),
+        )
+
+
+def _must(host: Host, argv: list[str]) -> None:
+    done = host.run(argv)
+    if done.code != 0:
+        raise InstallRefused(f"`{' '.join(argv[:2])}` failed: {done.last_line}")
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """Who this machine's agent is, by its own record."""
+
+    spiffe: str
+    anchor: Trust
+    """Whose signed packages it takes."""
+
+
+def enrolled(host: Host) -> Enrolled | None:
+    """None: not enrolled. Raises: InstallRefused, the record is damaged."""
+    data = host.read(JOINED)
+    if data is None:
+        return None
+    try:
+        record = json.loads(data)
+        spiffe = SpiffeId.parse(record["spiffe_id"])
+        return Enrolled(str(spiffe), Trust(spiffe.tenant, str(record["root_pin"])))
+    except (ValueError, KeyError, TypeError, IdentityFormatError) as error:
+        raise InstallRefused(
+            f"{JOINED} is damaged: restore the home from a backup, or purge the package and "
+            "install with a new token"
+        ) from error

@@ -1,0 +1,85 @@
+"""One look at the whole agent, for its control socket: where everything stands, JSON-ready."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from exclave_agent import __version__, sealing
+from exclave_agent.audit.checkpoint import EPOCH
+from exclave_agent.link.session import LinkState
+
+if TYPE_CHECKING:
+    from exclave_agent.rooms import Rooms
+
+
+def status(rooms: Rooms) -> dict[str, Any]:
+    """One look at everything; no raw data is anywhere near."""
+    identity = rooms.basis.identities.current
+    link, upload = rooms.session.status(), rooms.uploader.status
+    releases, active = rooms.manager.status(), rooms.manager.releases.active
+    models = [] if active is None else active.models.models().values()
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "spiffe_id": str(identity.spiffe),
+        "tenant": identity.tenant,
+        "agent": identity.agent,
+        "home": str(rooms.settings.home),
+        "listens": list(rooms.listens),
+        "certificate": {"not_after": identity.not_after},
+        "coordinator": {
+            "endpoint": identity.session_endpoint,
+            "state": str(link.state),
+            "connected": link.state is LinkState.CONNECTED,
+            "error": link.error,
+            "observed": {
+                "generation": releases.generation_seen,
+                "phase": releases.phase.name,
+                "error_code": releases.error_code,
+                "error_message": releases.error_message,
+            },
+        },
+        "audit": {
+            "epoch": EPOCH,
+            "size": rooms.basis.record.log.size,
+            "uploaded": upload.uploaded,
+            "witnessed_size": upload.witnessed,
+            "error": upload.error,
+        },
+        "release": None
+        if active is None
+        else {
+            "version": active.version,
+            "digest": active.digest,
+            "generation": active.generation,
+            "policy_digest": active.policy_digest,
+            "grace_left": round(releases.grace_left),
+        },
+        "no_release": releases.error_message or "nothing verified has been assigned yet",
+        "models": [
+            {
+                "name": info.name,
+                "runtime": info.runtime,
+                "digest": info.sha256,
+                "actions": sorted(info.actions),
+                "provider": info.provider,
+                "network": info.network,
+            }
+            for info in models
+        ],
+        "counts": rooms.tally.totals(),
+        "service": {
+            "managed": rooms.basis.control.manager.present,
+            "workers": "service" if rooms.settings.worker_socket else "children",
+            "keys_sealed": sealing.current().present,
+        },
+    }
+
+
+def line(rooms: Rooms) -> str:
+    """The same in one line, for `systemctl status`."""
+    active = rooms.manager.releases.active
+    release = f"release {active.version}" if active is not None else "no release"
+    where = ", ".join(rooms.listens) or "nowhere"
+    return f"answering on {where}; {release}; coordinator {rooms.session.status().state}"

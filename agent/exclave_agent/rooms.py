@@ -1,0 +1,234 @@
+"""The agent's rooms: what each of them is, and how they are put together.
+
+Order: identity > storage > record > runtimes > releases > link > decisions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+from exclave_agent import __version__
+from exclave_agent.audit import drafts
+from exclave_agent.audit.append import Log
+from exclave_agent.audit.boot import record_boot
+from exclave_agent.audit.checkpoint import EPOCH, Checkpointer, log_key
+from exclave_agent.audit.heartbeat import Heartbeat
+from exclave_agent.audit.upload import Uploader
+from exclave_agent.config import Settings
+from exclave_agent.decide.pipeline import Pipeline
+from exclave_agent.identity.keys import seal_keys
+from exclave_agent.identity.renew import Renewer
+from exclave_agent.identity.store import (
+    PRIVATE_KEYS,
+    Identity,
+    IdentityStore,
+    identity_folder,
+)
+from exclave_agent.link.artifacts import GrpcArtifacts
+from exclave_agent.link.audit import GrpcAudit
+from exclave_agent.link.channel import Channels
+from exclave_agent.link.enroll import GrpcRenew
+from exclave_agent.link.session import Counts, Greeting, Session
+from exclave_agent.releases.crashes import CrashLoop, CrashWatch
+from exclave_agent.releases.report import Desired, Observed
+from exclave_agent.releases.verify import Scope
+from exclave_agent.releases.watch import ReleaseManager
+from exclave_agent.runtimes import births
+from exclave_agent.runtimes.restart import LOOP, Crash
+from exclave_agent.runtimes.supervisor import Supervisor
+from exclave_agent.slots import Latest
+from exclave_agent.storage.home import Storage
+from exclave_agent.system import SystemClock, SystemIds, SystemRng, TrustedTime
+from exclave_agent.telemetry.metrics import Metrics
+from exclave_agent.telemetry.tally import Tally
+from exclave_protocol.note import SigningKey, VerifyKey
+from exclave_service.sd import Manager
+
+log = logging.getLogger(__name__)
+
+RUNTIMES = ("llama", "onnx")
+
+
+@dataclass(slots=True)
+class Control:
+    """What whoever runs the agent tells it, and is told."""
+
+    manager: Manager
+    read: Callable[[], Settings]
+    """The settings as they are on disk now."""
+    set_level: Callable[[str], None]
+    """Takes over another log level."""
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    """With `stop`: running requests are cancelled, and recorded as that."""
+    reload: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(slots=True)
+class Record:
+    """The open log and what signs it."""
+
+    log: Log
+    checkpointer: Checkpointer
+    key: SigningKey
+
+
+@dataclass(slots=True)
+class Basis:
+    """What stands before anything can run: who we are, where things are kept, what time it is."""
+
+    control: Control
+    clock: SystemClock
+    rng: SystemRng
+    ids: SystemIds
+    identities: IdentityStore
+    storage: Storage
+    record: Record
+    time: TrustedTime
+    boot_id: str
+
+
+@dataclass(slots=True)
+class Rooms:
+    """Everything that runs, once it runs."""
+
+    basis: Basis
+    settings: Settings
+    """As they hold now: replaced by a reload."""
+    tally: Tally
+    metrics: Metrics
+    manager: ReleaseManager
+    crashes: CrashWatch
+    session: Session
+    uploader: Uploader
+    renewer: Renewer
+    pipeline: Pipeline
+    heartbeat: Heartbeat
+    listens: tuple[str, ...] = ()
+    """Where the API answers: a URL, the path of a socket."""
+
+
+async def open_record(
+    identity: Identity, storage: Storage, clock: SystemClock, rng: SystemRng
+) -> Record:
+    key = log_key(identity.spiffe, identity.audit_key)
+    # Verifies the tail of the log: an altered leaf stops the agent here, by its number.
+    database = await asyncio.to_thread(storage.open_log, key.name, key.verify_key, epoch=EPOCH)
+    return Record(Log(database, clock, rng), Checkpointer(database, key), key)
+
+
+async def lay_basis(settings: Settings, control: Control, stack: AsyncExitStack) -> Basis:
+    """Open the home, verify the record, write this start into it."""
+    clock, rng, ids = SystemClock(), SystemRng(), SystemIds()
+    identities = IdentityStore(settings.home)
+    storage = await stack.enter_async_context(await asyncio.to_thread(Storage, settings.home, rng))
+    sealed = await asyncio.to_thread(seal_keys, identity_folder(settings.home), PRIVATE_KEYS)
+    if sealed:
+        log.info("sealed under the service manager's credential: %s", ", ".join(sealed))
+    record = await open_record(identities.current, storage, clock, rng)
+    trusted = TrustedTime(clock, storage.state)
+    step_back = await trusted.load()
+    await trusted.persist()
+    boot_id = ids.new()
+    await record_boot(
+        record.log,
+        agent=str(identities.current.spiffe),
+        vkey=record.key.vkey,
+        version=__version__,
+        boot_id=boot_id,
+        runtimes=RUNTIMES,
+    )
+    if step_back is not None:
+        seconds = f"{step_back.seconds:.0f} seconds"
+        log.warning("the clock stepped back %s: expiry is judged by the latest seen", seconds)
+        await record.log.append(drafts.incident("clock_stepped_back", seconds))
+    return Basis(control, clock, rng, ids, identities, storage, record, trusted, boot_id)
+
+
+async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Rooms:
+    """Put the rooms together; what must be closed goes on the stack, innermost last."""
+    clock, rng, record = basis.clock, basis.rng, basis.record
+    metrics, counts, loops = Metrics(), Latest[Counts](), Latest[CrashLoop]()
+    desired, observed = Latest[Desired](), Latest[Observed]()
+    tally = Tally(metrics, lambda: counts.put(Counts(**tally.totals())))
+
+    def crashed(crash: Crash) -> None:
+        tally.crashed()
+        if crash.in_a_row >= LOOP:
+            loops.put(CrashLoop(crash.model, crash.sha256, crash.reason))
+
+    workers = settings.worker_socket
+    supervisor = await stack.enter_async_context(
+        Supervisor(
+            clock=clock,
+            rng=rng,
+            on_crash=crashed,
+            birth=births.service(settings.path(workers)) if workers else births.child,
+        )
+    )
+    channels = Channels(basis.identities)
+    stack.push_async_callback(channels.close)
+    manager = ReleaseManager(
+        settings.home,
+        Scope.of(basis.identities.current),
+        source=GrpcArtifacts(channels),
+        runtimes=supervisor,
+        audit=record.log,
+        state=basis.storage.state,
+        clock=basis.time,
+        rng=rng,
+        desired=desired,
+        observed=observed,
+        interval=settings.reconcile_interval,
+    )
+    stack.push_async_callback(manager.close)
+    renewer = Renewer(basis.identities, GrpcRenew(channels), clock=clock, rng=rng)
+    uploader = Uploader(
+        record.log,
+        record.checkpointer,
+        GrpcAudit(channels),
+        key=record.key.verify_key,
+        witness=VerifyKey.parse(basis.identities.current.witness_vkey),
+        clock=clock,
+        rng=rng,
+        interval=settings.upload_interval,
+    )
+    session = Session(
+        channels,
+        Greeting(__version__, basis.boot_id, RUNTIMES),
+        desired=desired,
+        observed=observed,
+        counts=counts,
+        clock=clock,
+        rng=rng,
+        audit_position=lambda: (EPOCH, record.log.size),
+        on_expired=renewer.renew_now,
+        on_connected=uploader.retry_now,
+    )
+    pipeline = Pipeline(manager.releases, record.log, clock, basis.ids, tally)
+    await stack.enter_async_context(pipeline)
+    crashes = CrashWatch(manager, record.log, loops)
+    heartbeat = Heartbeat(
+        record.log,
+        record.checkpointer,
+        clock,
+        counts=tally.totals,
+        interval=settings.heartbeat,
+    )
+    return Rooms(
+        basis,
+        settings,
+        tally,
+        metrics,
+        manager,
+        crashes,
+        session,
+        uploader,
+        renewer,
+        pipeline,
+        heartbeat,
+    )
