@@ -1,0 +1,82 @@
+"""Booted systems for the tests of packages and services; tests skip where none can be, with why."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exclave_testing.sandbox import Boot, Sandbox, Unavailable, debian_tree, why_not
+
+HERE = Path(__file__).parent
+# The first test that needs a tree waits for it to be built.
+FIRST_BUILD_SECONDS = 600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give these tests the time that building a tree takes."""
+    for item in items:
+        if HERE in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(FIRST_BUILD_SECONDS))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the journals of the sandboxes that a failed test used."""
+    report = yield
+    if report.when == "call" and report.failed and HERE in item.path.parents:
+        used = getattr(item, "funcargs", {}).values()
+        boxes = {box.name: box for box in used if isinstance(box, Sandbox)}
+        boxes |= {box.name: box for box in getattr(item, "booted", [])}
+        for name, box in boxes.items():
+            if box.running:
+                report.sections.append((f"journal of sandbox {name}", box.journal()))
+    return report
+
+
+def _tree(suite: str) -> Path:
+    reason = why_not()
+    if reason is None:
+        try:
+            return debian_tree(suite)
+        except Unavailable as error:
+            reason = str(error)
+    pytest.skip(f"no sandbox here: {reason}")
+
+
+@pytest.fixture(scope="session")
+def bookworm() -> Path:
+    """A Debian 12 tree."""
+    return _tree("bookworm")
+
+
+@pytest.fixture(scope="session")
+def trixie() -> Path:
+    """A Debian 13 tree."""
+    return _tree("trixie")
+
+
+@pytest.fixture(scope="module")
+def box(bookworm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """One booted Debian 12 for all tests of a module that leave it as they find it."""
+    with Sandbox(bookworm, "box", tmp_path_factory.mktemp("box")) as booted:
+        yield booted
+
+
+@pytest.fixture
+def boot(bookworm: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Boot]:
+    """Boot as many as the test wants: `boot(name, tree=..., binds=...)`; all end with the test."""
+    with ExitStack() as stack:
+        request.node.booted = []
+
+        def boot_one(name: str, *, tree: Path = bookworm, **options: Any) -> Sandbox:
+            one = stack.enter_context(Sandbox(tree, name, tmp_path, **options))
+            request.node.booted.append(one)
+            return one
+
+        yield boot_one
