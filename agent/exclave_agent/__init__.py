@@ -1,6 +1,7 @@
 """The Exclave agent: AI decisions made beside the data, recorded before they leave."""
 
 import os
+from typing import TYPE_CHECKING
 
 from exclave_protocol.wire import require_tls13
 
@@ -10,4 +11,14 @@ require_tls13()
 # would run in the child between fork and exec, and abort it when a call is in progress.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
-__version__ = "0.1.0"
+__version__: str
+"""Of the installed distribution; looked up when it is first asked for, for that takes 20 ms."""
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> str:
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import version
+
+        return version("exclave")

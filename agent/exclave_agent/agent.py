@@ -8,6 +8,7 @@ API finishes its requests first, the record is closed last.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -24,7 +25,7 @@ from exclave_agent.api.server import Listening, serving
 from exclave_agent.audit import disclose as records
 from exclave_agent.chores import Chores
 from exclave_agent.config import LIVE, ConfigError, Settings, differences, split_address
-from exclave_agent.errors import AgentError
+from exclave_agent.errors import AgentError, StorageError
 from exclave_agent.identity.store import (
     IdentityStore,
 )
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 
 CLOCK_FLOOR_SECONDS = 60
 """How often the highest wall time seen is made durable."""
+UPGRADE_REPORT_SECONDS = 30
+"""How soon an upgrade that ended is on record."""
 
 
 async def run_agent(settings: Settings, control: Control) -> None:
@@ -103,6 +106,7 @@ async def _answering(rooms: Rooms) -> AsyncIterator[Listening]:
         lambda: overview.status(rooms),
         lambda seq, field: _disclose(rooms.basis.record, seq, field),
         lambda: _reload(rooms),
+        rooms.upgrades.answer,
     )
     unix = settings.path(settings.socket) if settings.socket else None
     async with (
@@ -143,6 +147,7 @@ async def _work(rooms: Rooms, listening: Listening) -> None:
     """All tasks in one group: the first that fails ends the agent, with its reason."""
     basis, chores = rooms.basis, Chores()
     chores.every(CLOCK_FLOOR_SECONDS, "clock floor", basis.time.persist)
+    chores.every(UPGRADE_REPORT_SECONDS, "upgrade report", rooms.upgrades.report)
     alive = Liveness(
         basis.control.manager,
         basis.clock,
@@ -152,6 +157,9 @@ async def _work(rooms: Rooms, listening: Listening) -> None:
         },
         lambda: overview.line(rooms),
     )
+    # How the upgrade ended that started this process; a full disk leaves it to the chore.
+    with contextlib.suppress(StorageError):
+        await rooms.upgrades.report()
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(work, name=name)

@@ -69,6 +69,7 @@ def status(rooms: Rooms) -> dict[str, Any]:
             for info in models
         ],
         "counts": rooms.tally.totals(),
+        "upgrade": rooms.upgrades.status(),
         "service": {
             "managed": rooms.basis.control.manager.present,
             "workers": "service" if rooms.settings.worker_socket else "children",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -34,6 +35,7 @@ from exclave_agent.link.channel import Channels
 from exclave_agent.link.enroll import GrpcRenew
 from exclave_agent.link.session import Counts, Greeting, Session
 from exclave_agent.releases.crashes import CrashLoop, CrashWatch
+from exclave_agent.releases.fetch import ArtifactStore
 from exclave_agent.releases.report import Desired, Observed
 from exclave_agent.releases.verify import Scope
 from exclave_agent.releases.watch import ReleaseManager
@@ -45,6 +47,7 @@ from exclave_agent.storage.home import Storage
 from exclave_agent.system import SystemClock, SystemIds, SystemRng, TrustedTime
 from exclave_agent.telemetry.metrics import Metrics
 from exclave_agent.telemetry.tally import Tally
+from exclave_agent.upgrade.desk import UpgradeDesk
 from exclave_protocol.note import SigningKey, VerifyKey
 from exclave_service.sd import Manager
 
@@ -108,6 +111,7 @@ class Rooms:
     renewer: Renewer
     pipeline: Pipeline
     heartbeat: Heartbeat
+    upgrades: UpgradeDesk
     listens: tuple[str, ...] = ()
     """Where the API answers: a URL, the path of a socket."""
 
@@ -219,6 +223,20 @@ async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Room
         counts=tally.totals,
         interval=settings.heartbeat,
     )
+    packages = ArtifactStore(
+        settings.home / "upgrade" / "packages",
+        GrpcArtifacts(channels),
+        clock=clock,
+        rng=rng,
+        executor=stack.enter_context(ThreadPoolExecutor(1, "exclave-packages")),
+    )
+    upgrades = UpgradeDesk(
+        settings.home,
+        repository=manager.repository,
+        store=packages,
+        incidents=record.log,
+        ids=basis.ids,
+    )
     return Rooms(
         basis,
         settings,
@@ -231,4 +249,5 @@ async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Room
         renewer,
         pipeline,
         heartbeat,
+        upgrades,
     )

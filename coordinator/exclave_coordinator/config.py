@@ -12,6 +12,11 @@ from exclave_coordinator.errors import SetupError
 from exclave_protocol.errors import IdentityFormatError
 from exclave_protocol.identity import check_trust_domain
 
+MOST = 315_360_000
+"""The largest number in any setting: ten years in seconds."""
+_EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (never dialled)
+"""Names of every address, and the loopback address that each includes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -74,7 +79,7 @@ class Settings:
         """Names and addresses in the server's certificate."""
         hosts = {self.dial_host, split_endpoint(self.listen)[0], "localhost", "127.0.0.1"}
         hosts.add(split_endpoint(self.enroll_listen)[0])
-        return tuple(sorted(hosts - {"0.0.0.0", "::"}))  # noqa: S104 (never dialled)
+        return tuple(sorted(hosts - _EVERY_ADDRESS.keys()))
 
 
 def load(path: Path) -> Settings:
@@ -86,7 +91,7 @@ def load(path: Path) -> Settings:
             f"{path.name} is missing: run `exclave-coordinator init` first", code="no_home"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SetupError(f"{path.name} is not readable TOML: {error}") from error
+        raise _wrong(f"{path.name} is not readable TOML: {error}") from error
     return check(values, path.name)
 
 
@@ -97,10 +102,10 @@ def check(values: dict[str, Any], where: str) -> Settings:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f": did you mean {close[0]}?" if close else ""
-            raise SetupError(f"{where}: unknown setting {key[:64]!r}{hint}")
+            raise _wrong(f"{where}: unknown setting {key[:64]!r}{hint}")
         wanted = type(known[key].default)
         if type(value) is not wanted:
-            raise SetupError(f"{where}: {key} must be {_ARTICLES[wanted]}")
+            raise _wrong(f"{where}: {key} must be {_ARTICLES[wanted]}")
     return validated(replace(Settings(), **values))
 
 
@@ -109,20 +114,25 @@ def validated(settings: Settings) -> Settings:
     try:
         check_trust_domain(settings.trust_domain)
     except IdentityFormatError as error:
-        raise SetupError(f"trust_domain: {error.message}") from error
+        raise _wrong(f"trust_domain: {error.message}") from error
     for name in ("listen", "enroll_listen", "metrics_listen"):
         split_endpoint(getattr(settings, name), name)
     for item in fields(Settings):
         value = getattr(settings, item.name)
-        if isinstance(value, int) and not 1 <= value <= 315_360_000:
-            raise SetupError(f"{item.name}: must be between 1 and 315360000")
+        if isinstance(value, int) and not 1 <= value <= MOST:
+            raise _wrong(f"{item.name}: must be between 1 and {MOST}")
     if settings.log_level not in ("debug", "info", "warning", "error"):
-        raise SetupError("log_level: must be debug, info, warning or error")
-    if settings.dial_host in ("0.0.0.0", "::"):  # noqa: S104 (refused here)
-        raise SetupError(
+        raise _wrong("log_level: must be debug, info, warning or error")
+    if settings.dial_host in _EVERY_ADDRESS:
+        raise _wrong(
             "hostname: must be set when `listen` names every address, as agents cannot dial that"
         )
     return settings
+
+
+def _wrong(message: str) -> SetupError:
+    """A setting that no restart will mend."""
+    return SetupError(message, code="config_invalid")
 
 
 def split_endpoint(value: str, name: str = "endpoint") -> tuple[str, int]:
@@ -130,8 +140,14 @@ def split_endpoint(value: str, name: str = "endpoint") -> tuple[str, int]:
     host, colon, port = value.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise SetupError(f"{name}: must be host:port with a port from 0 to 65535")
+        raise _wrong(f"{name}: must be host:port with a port from 0 to 65535")
     return host, int(port)
+
+
+def local_host(endpoint: str) -> str:
+    """Where this machine reaches what listens on an endpoint: loopback for every address."""
+    host = split_endpoint(endpoint)[0]
+    return _EVERY_ADDRESS.get(host, host)
 
 
 def join_endpoint(host: str, port: int) -> str:
@@ -143,10 +159,53 @@ def render(settings: Settings) -> str:
     """coordinator.toml with every setting and its meaning."""
     lines = ["# Settings of the Exclave coordinator; restart `serve` after a change.", ""]
     for item in fields(Settings):
-        value = getattr(settings, item.name)
-        shown = str(value) if isinstance(value, int) else f'"{value}"'
+        shown = _toml(getattr(settings, item.name))
         lines += [f"# {item.metadata['doc']}", f"{item.name} = {shown}", ""]
     return "\n".join(lines)
 
+
+def reference() -> str:
+    """docs/coordinator-settings.md, which a test holds to this."""
+    rows = (
+        f"| `{item.name}` | `{_toml(item.default)}` | {item.metadata['doc']} |"
+        for item in fields(Settings)
+    )
+    return _REFERENCE.format(most=MOST, rows="\n".join(rows))
+
+
+def _toml(value: object) -> str:
+    # No setting's text has a quote or a backslash in it: all are names, addresses or words.
+    return str(value) if isinstance(value, int) else f'"{value}"'
+
+
+_REFERENCE = """\
+# Settings of the coordinator
+
+`exclave-coordinator init` writes `coordinator.toml` into the coordinator's home with every setting,
+its meaning and its value. A setting that is left out has its default. An unknown key or an
+impossible value is refused by its name, and the coordinator does not start:
+`exclave-coordinator config check` says so beforehand. A change counts from the next start
+(`systemctl restart exclave-coordinator`); agents come back by themselves within seconds.
+
+The home itself is `--home`, or `EXCLAVE_COORDINATOR_HOME`, or `/var/lib/exclave-coordinator`. It
+belongs to one user alone. Numbers are whole, from 1 to {most}. `host:port` takes a name or an
+address, IPv6 in brackets; `0.0.0.0` and `[::]` mean every address, and then `hostname` must say
+what agents dial. As a system service the coordinator has no right to ports below 1024.
+
+| key | default | meaning |
+| --- | --- | --- |
+{rows}
+
+An example, for a machine that agents reach as `exclave.bank.example`:
+
+```toml
+trust_domain = "bank.example"
+listen = "0.0.0.0:7443"
+enroll_listen = "0.0.0.0:7444"
+hostname = "exclave.bank.example"
+```
+
+This page is what `exclave-coordinator config reference` prints.
+"""
 
 _ARTICLES: dict[type, str] = {str: "a string", int: "an integer"}

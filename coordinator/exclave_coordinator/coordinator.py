@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
-import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,19 +26,21 @@ from exclave_coordinator.audit.export import Exporter
 from exclave_coordinator.audit.oplog import OperatorLog
 from exclave_coordinator.audit.receive import Receiver
 from exclave_coordinator.audit.witness import Witness
+from exclave_coordinator.backup.resume import resume
 from exclave_coordinator.config import Settings
 from exclave_coordinator.errors import CoordinatorError, SetupError
 from exclave_coordinator.fleet.director import Director
 from exclave_coordinator.fleet.enroll import Enrollment
 from exclave_coordinator.fleet.registry import Registry
 from exclave_coordinator.fleet.sessions import Sessions
-from exclave_coordinator.home import Home, write_endpoints
+from exclave_coordinator.home import Home, hold, write_endpoints
 from exclave_coordinator.ports import Clock, Ids, Rng
 from exclave_coordinator.releases.publish import Publisher
 from exclave_coordinator.releases.rollout import Rollouts
 from exclave_coordinator.storage.artifacts import ObjectArtifacts
 from exclave_coordinator.storage.database import Database
 from exclave_coordinator.storage.files import FileTenantKeys, load_ed25519
+from exclave_coordinator.storage.migrate import migrate
 from exclave_coordinator.telemetry.metrics import Metrics
 from exclave_protocol.checkpoint import CosignerKey, operator_origin
 from exclave_protocol.note import SigningKey
@@ -59,6 +59,8 @@ class Running:
     enroll: str
     metrics: str
     """host:port each, as others dial them."""
+    ports: tuple[tuple[str, int], ...]
+    """Session and enrollment as this machine reaches them."""
     parts: Parts
 
 
@@ -68,15 +70,16 @@ async def running(
 ) -> AsyncIterator[Running]:
     """A coordinator for as long as the block runs.
 
-    Order: lock, database, rooms, metrics, gRPC, endpoints file. It stops in reverse: sessions
-    are told to come back later, calls under way finish, observations are stored, and only
-    then the database closes.
+    Order: lock, migrations, database, rooms, metrics, gRPC, endpoints file. It stops in
+    reverse: sessions are told to come back later, calls under way finish, observations are
+    stored, and only then the database closes.
 
     Raises: SetupError, StorageForeign, StorageError. The first failure of a chore ends the
     block with it.
     """
     async with AsyncExitStack() as stack:
-        _lock(home, stack)
+        stack.enter_context(hold(home))
+        await asyncio.to_thread(migrate, home.database)
         store = Database(home.database)
         stack.callback(store.close)
         workers = ThreadPoolExecutor(2, thread_name_prefix="work")
@@ -84,6 +87,7 @@ async def running(
         parts, services, gate, metrics = _build(
             home, settings, store, workers, version=version, clock=clock, rng=rng, ids=ids
         )
+        await resume(home, store, parts.operators, settings.trust_domain)
         if freed := await asyncio.to_thread(ObjectArtifacts(home.artifacts).sweep):
             log.info("removed %d bytes of uploads that a crash broke off", freed)
         parts.registry.load(await store.read(lambda tx: tx.agents.all()))
@@ -121,6 +125,10 @@ async def running(
                     endpoints["session"],
                     endpoints["enroll"],
                     endpoints["metrics"],
+                    (
+                        (config.local_host(settings.listen), session),
+                        (config.local_host(settings.enroll_listen), enroll),
+                    ),
                     parts,
                 )
             finally:
@@ -218,19 +226,6 @@ def _build(
 
 def _key(home: Home, name: str) -> Ed25519PrivateKey:
     return load_ed25519(home.key(name))
-
-
-def _lock(home: Home, stack: AsyncExitStack) -> None:
-    """One coordinator a home: two writers would each believe their memory."""
-    home.run.mkdir(mode=0o700, exist_ok=True)
-    handle = os.open(home.run / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    stack.callback(os.close, handle)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise SetupError(
-            f"another coordinator serves {home.path}: stop it first", code="running"
-        ) from error
 
 
 def _serve_metrics(metrics: Metrics, settings: Settings, stack: AsyncExitStack) -> int:

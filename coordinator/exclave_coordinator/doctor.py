@@ -14,7 +14,7 @@ from exclave_coordinator.config import Settings
 from exclave_coordinator.errors import CoordinatorError
 from exclave_coordinator.home import ONLINE_KEYS, Home
 from exclave_coordinator.ports import Clock, Rng
-from exclave_coordinator.storage import database, files
+from exclave_coordinator.storage import database, files, tables
 
 MIN_FREE = 1 << 30
 """Bytes: less than this, and the next release may not fit."""
@@ -47,9 +47,7 @@ def examine(home: Home, clock: Clock, rng: Rng) -> list[Finding]:
         settings = Settings()
     findings += _keys(home)
     findings.append(_checked("authority", lambda: _authority(home, settings, clock, rng)))
-    findings.append(
-        _checked("database", lambda: f"schema {database.schema_version(home.database)}")
-    )
+    findings.append(_checked("database", lambda: _schema(home)))
     findings += _exposed(home)
     findings += _ports(home, settings)
     findings.append(_disk(home))
@@ -85,6 +83,13 @@ def _authority(home: Home, settings: Settings, clock: Clock, rng: Rng) -> str:
             "must learn it before the old one ends"
         )
     return f"valid for {left // 86_400} days"
+
+
+def _schema(home: Home) -> str:
+    version = database.schema_version(home.database)
+    if version == tables.SCHEMA_VERSION:
+        return f"schema {version}"
+    return f"schema {version}; the next start migrates it to {tables.SCHEMA_VERSION}"
 
 
 def _exposed(home: Home) -> Iterator[Finding]:

@@ -1,7 +1,8 @@
 """Every way in which the coordinator says no, as one tree; `api/errors.py` alone maps it to gRPC.
 
     CoordinatorError
-    |- SetupError            init, serve or doctor cannot go on (the message says what to do)
+    |- SetupError            a command cannot go on (the message says what to do)
+    |- NotAlive              a part of this process does not answer
     |- StorageError          a change could not be made durable
     |  |- StorageFull        the disk is full; nothing was half-written
     |  `- StorageForeign     the file is not a database of ours, is damaged, or is newer than we are
@@ -38,9 +39,19 @@ class CoordinatorError(Exception):
 
 
 class SetupError(CoordinatorError):
-    """The home, its keys or the machine are not as they must be."""
+    """The home, its keys or the machine are not as they must be.
+
+    Codes: config_invalid (starting again would not mend it), no_home, home_exists, running, port,
+    file_missing, file_denied, file_exposed.
+    """
 
     code = "setup"
+
+
+class NotAlive(CoordinatorError):
+    """A part of this process does not answer in time."""
+
+    code = "not_alive"
 
 
 class StorageError(CoordinatorError):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pwd
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,10 +98,58 @@ class Home:
             raise SetupError(f"ca: {error}: restore the folder from a backup") from error
 
 
-def create(path: Path, settings: Settings, clock: Clock, rng: Rng) -> Home:
-    """Make a new home: whole, or not at all.
+def become_owner(home: Home) -> None:
+    """Give up root for the user that owns the home, for good; nothing to do for anyone else.
 
-    Everything is built in a folder beside it and renamed into place, which is atomic.
+    Root would leave files there that the service could no longer open.
+    """
+    if os.geteuid() != 0 or not home.path.is_dir():
+        return
+    owner = home.path.stat()
+    if owner.st_uid == 0:
+        return
+    try:
+        os.initgroups(pwd.getpwuid(owner.st_uid).pw_name, owner.st_gid)
+    except KeyError:  # an owner without a name has no other groups
+        os.setgroups([])
+    os.setresgid(owner.st_gid, owner.st_gid, owner.st_gid)
+    os.setresuid(owner.st_uid, owner.st_uid, owner.st_uid)
+
+
+@contextmanager
+def hold(home: Home) -> Iterator[None]:
+    """Have a home for oneself: two writers would each believe their memory.
+
+    Raises: SetupError (another coordinator serves it; it cannot be written).
+    """
+    try:
+        home.run.mkdir(mode=files.PRIVATE_FOLDER, exist_ok=True)
+        handle = os.open(home.run / "lock", os.O_RDWR | os.O_CREAT, files.PRIVATE)
+    except OSError as error:
+        raise SetupError(
+            f"cannot write in {home.run} ({error.strerror}): run as the user that owns the home"
+        ) from error
+    try:
+        _lock(handle, home)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, home: Home) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise SetupError(
+            f"another coordinator serves {home.path}: stop it first", code="running"
+        ) from error
+
+
+@contextmanager
+def building(path: Path) -> Iterator[Home]:
+    """A home that is filled beside `path` and becomes it when the block ends well.
+
+    Whole, or not at all: the rename is atomic, and `path` must be absent or empty.
     Raises: SetupError (there is something already; the parent is missing or not writable).
     """
     path = path.absolute()
@@ -109,21 +161,27 @@ def create(path: Path, settings: Settings, clock: Clock, rng: Rng) -> Home:
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
         raise SetupError(
             f"cannot write beside {path} ({error.strerror}): choose another --home or run as a "
             "user who may"
         ) from error
     try:
-        _fill(Home(building), settings, clock, rng)
-        building.rename(path)
+        yield Home(beside)
+        beside.rename(path)
         files.sync_folder(path.parent)
     except OSError as error:
         raise SetupError(f"cannot make {path} ({error.strerror}): nothing was changed") from error
     finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return Home(path)
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def create(path: Path, settings: Settings, clock: Clock, rng: Rng) -> Home:
+    """Make a new home: whole, or not at all. Raises: SetupError."""
+    with building(path) as home:
+        _fill(home, settings, clock, rng)
+    return Home(path.absolute())
 
 
 def _fill(home: Home, settings: Settings, clock: Clock, rng: Rng) -> None:

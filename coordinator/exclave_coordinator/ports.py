@@ -276,6 +276,10 @@ class Tenants(Protocol):
         """False: no such token."""
         ...
 
+    def revoke_open_tokens(self) -> int:
+        """All of them that nobody has spent; returns how many."""
+        ...
+
 
 class Agents(Protocol):
     """Agents and what sessions write about them."""

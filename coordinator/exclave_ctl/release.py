@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from exclave_ctl import files
 from exclave_ctl.errors import CtlError
+from exclave_ctl.packages import PackagePlan, with_packages, without_packages
 from exclave_ctl.workspace import Workspace
 from exclave_protocol.errors import ReleaseError
 from exclave_protocol.release import (
@@ -184,6 +185,7 @@ class Plan:
     """Seconds from now until the targets metadata expires."""
     ca_bundle: bytes | None
     """The coordinator's CA certificates, PEM, as a target; None: as before."""
+    packages: PackagePlan = field(default_factory=PackagePlan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +222,9 @@ def build(workspace: Workspace, plan: Plan, now: datetime) -> Built:
 
     entries = {} if base is None else _above_floor(base, known, manifest.minimum_version)
     entries |= _entries(manifest, digest, len(data))
+    if base is not None:
+        entries = without_packages(entries, base)
+    entries |= with_packages(workspace, base, plan.packages)
     if plan.ca_bundle is not None:
         entries[CA_BUNDLE_PATH] = _ca_entry(workspace, plan.ca_bundle)
     version = 1 if base is None else base.version + 1
@@ -251,14 +256,42 @@ def _files(release: Published) -> set[str]:
 
 def renew(workspace: Workspace, expires: int, now: datetime) -> int:
     """Draft the same targets with a later expiry; returns their version. Raises: CtlError."""
-    from exclave_protocol.tufmeta import load_targets, new_targets, to_bytes
+    base = _published_targets(workspace)
+    return _draft_again(workspace, base, base.targets, expires, now)
+
+
+def repackage(workspace: Workspace, plan: PackagePlan, expires: int, now: datetime) -> int:
+    """Draft the published targets with other packages; returns their version.
+
+    The releases among them stay as they are. Raises: CtlError.
+    """
+    base = _published_targets(workspace)
+    entries = without_packages(base.targets, base) | with_packages(workspace, base, plan)
+    if entries.keys() == base.targets.keys():
+        raise CtlError("these packages are published already", "`exclave release show` lists them")
+    return _draft_again(workspace, base, entries, expires, now)
+
+
+def _published_targets(workspace: Workspace) -> Targets:
+    from exclave_protocol.tufmeta import load_targets
 
     published = workspace.published_targets()
     if published is None:
         raise CtlError("nothing is published yet", "run `exclave release build`")
-    base = load_targets(published).signed
+    return load_targets(published).signed
+
+
+def _draft_again(
+    workspace: Workspace,
+    base: Targets,
+    entries: Mapping[str, TargetFile],
+    expires: int,
+    now: datetime,
+) -> int:
+    from exclave_protocol.tufmeta import new_targets, to_bytes
+
     later = now + timedelta(seconds=expires)
-    targets = new_targets(base.version + 1, base.targets.values(), later)
+    targets = new_targets(base.version + 1, entries.values(), later)
     workspace.drafts.drop("release.json", "policy.json")
     workspace.drafts.write("targets.json", to_bytes(targets))
     return base.version + 1

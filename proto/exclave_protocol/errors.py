@@ -9,6 +9,7 @@
     |- DisclosureError       a disclosure is malformed or matches no commitment
     |- EvidenceError         an audit bundle cannot be read at all
     |- ReleaseError          a release manifest, assignment or envelope is malformed or unverified
+    |- PackageError          a package file or its signed description is malformed
     |- MetadataError         TUF metadata is malformed, rolled back or expired
     |  `- SignaturesMissing  TUF metadata lacks signatures (says how many, and whose)
     `- IdentityFormatError   a SPIFFE ID, name or join token breaks its format
@@ -57,6 +58,10 @@ class EvidenceError(ProtocolError):
 
 class ReleaseError(ProtocolError):
     """A release manifest, an assignment or its envelope is malformed or unverified."""
+
+
+class PackageError(ProtocolError):
+    """A package file, or what the signed targets say of it, is malformed."""
 
 
 class MetadataError(ProtocolError):

@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner
 
 from exclave_coordinator import config
-from exclave_coordinator.cli import main
+from exclave_coordinator.commands import main
 from exclave_coordinator.config import Settings
 from exclave_coordinator.errors import SetupError
 from exclave_coordinator.home import Home

@@ -55,14 +55,16 @@ class Installed:
         """Install packages with dpkg, offline."""
         files = [self.package(name, version) for name in names]
         env = {"DEBIAN_FRONTEND": "noninteractive"}
-        return self.box.run(["dpkg", "-i", *files], env=env, timeout=180).stdout
+        return self.box.run(
+            ["dpkg", "--force-unsafe-io", "-i", *files], env=env, timeout=180
+        ).stdout
 
     # --- the centre ------------------------------------------------------------------------
 
     def centre_up(self) -> None:
         """A coordinator as a service, one tenant with two signers."""
         self.dpkg("exclave-coordinator", "exclave-cli")
-        self.box.run(["exclave-coordinator", "init", "--home", CENTRE], user="exclave-coordinator")
+        self.box.run(["exclave-coordinator", "init", "--home", CENTRE])
         self.box.run(["systemctl", "enable", "--now", COORDINATOR])
         for person in ("alice", "bob"):
             self.ctl("key", "generate", person, "-o", "/root/keys", "--no-passphrase")

@@ -18,6 +18,7 @@ from exclave_agent.releases.report import Desired
 from exclave_agent.releases.verify import Scope
 from exclave_policy.pack import Pack, encode
 from exclave_protocol import tufmeta
+from exclave_protocol.packages import Package
 from exclave_protocol.release import (
     ArtifactRef,
     Assignment,
@@ -271,3 +272,11 @@ def assign(
     )
     number = generation if announced is None else announced
     return Desired(number, sign_assignment(assignment, key(director)))
+
+
+def add_package(repo: TufRepo, package: Package, data: bytes) -> None:
+    """A signed package, as the operators' tool describes it."""
+    repo.source.targets[package.sha256] = data
+    repo.entries[package.path] = tufmeta.target_file(
+        package.path, package.sha256, package.length, package.custom()
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from exclave_testing.installed import PACKAGES
+from exclave_testing.processes import ROOT
 from exclave_testing.sandbox import Boot, Sandbox, Unavailable, debian_tree, why_not
 
 HERE = Path(__file__).parent
@@ -80,3 +84,13 @@ def boot(bookworm: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iter
             return one
 
         yield boot_one
+
+
+@pytest.fixture(scope="session")
+def packages() -> Path:
+    """The folder with our packages, built now unless they are there and current."""
+    command = [sys.executable, str(ROOT / "packaging" / "packages" / "build.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=FIRST_BUILD_SECONDS)
+    if done.returncode != 0:
+        pytest.fail(f"packages do not build: {done.stderr[-2000:]}")
+    return PACKAGES

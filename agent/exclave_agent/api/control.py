@@ -27,9 +27,11 @@ def build_control(
     status: Callable[[], Mapping[str, Any]],
     disclose: Callable[[int, str], Awaitable[bytes]],
     reload: Callable[[], Awaitable[Mapping[str, Any]]],
+    upgrade: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]],
 ) -> Starlette:
     """The control application: `status` is one JSON-ready look, `disclose` a recorded file,
-    `reload` reads the settings again and says what changed."""
+    `reload` reads the settings again and says what changed, `upgrade` asks for another version
+    of this agent."""
 
     async def read_status(_: Request) -> Response:
         return _json(status())
@@ -43,18 +45,27 @@ def build_control(
         return _json({"file": base64.b64encode(file).decode("ascii")})
 
     async def reload_settings(_: Request) -> Response:
-        try:
-            return _json(await reload())
-        except AgentError as error:
-            return _json({"error": error.message, "code": error.code}, 400)
+        return await _answer(reload())
+
+    async def ask_for_upgrade(request: Request) -> Response:
+        asked = json.loads(await request.body())
+        return await _answer(upgrade(asked))
 
     return Starlette(
         routes=[
             Route("/status", read_status),
             Route("/disclose", write_disclosure, methods=["POST"]),
             Route("/reload", reload_settings, methods=["POST"]),
+            Route("/upgrade", ask_for_upgrade, methods=["POST"]),
         ]
     )
+
+
+async def _answer(work: Awaitable[Mapping[str, Any]]) -> Response:
+    try:
+        return _json(await work)
+    except AgentError as error:
+        return _json({"error": error.message, "code": error.code}, 400)
 
 
 def _json(body: Mapping[str, Any], code: int = 200) -> Response:

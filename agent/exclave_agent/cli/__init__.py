@@ -17,7 +17,6 @@ from pathlib import Path
 
 import click
 
-from exclave_agent import __version__
 from exclave_agent.errors import AgentError, unforeseen
 
 EXIT_CONFIG = 78
@@ -59,7 +58,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="exclave-agent")
+@click.version_option(package_name="exclave", prog_name="exclave-agent")
 def cli() -> None:
     """AI decisions beside the data: local inference under signed policy, with a provable record."""
 

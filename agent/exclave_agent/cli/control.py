@@ -13,8 +13,8 @@ from typing import Any
 class _SocketConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=30)
+    def __init__(self, path: Path, seconds: float) -> None:
+        super().__init__("localhost", timeout=seconds)
         self._path = path
 
     def connect(self) -> None:
@@ -24,8 +24,10 @@ class _SocketConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def _call(path: Path, method: str, target: str, body: bytes | None) -> dict[str, Any] | None:
-    connection = _SocketConnection(path)
+def _call(
+    path: Path, method: str, target: str, body: bytes | None, seconds: float = 30.0
+) -> dict[str, Any] | None:
+    connection = _SocketConnection(path, seconds)
     try:
         connection.request(method, target, body)
         answer = json.loads(connection.getresponse().read())
@@ -41,6 +43,9 @@ def status(path: Path) -> dict[str, Any] | None:
     return _call(path, "GET", "/status", None)
 
 
-def post(path: Path, target: str, body: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Ask the running agent to do something; None when nothing answers on the socket."""
-    return _call(path, "POST", target, json.dumps(body).encode())
+def post(
+    path: Path, target: str, body: Mapping[str, Any], *, seconds: float = 30.0
+) -> dict[str, Any] | None:
+    """Ask the running agent to do something; None when nothing answers on the socket, or not
+    within so many seconds."""
+    return _call(path, "POST", target, json.dumps(body).encode(), seconds)

@@ -3,220 +3,106 @@
 from __future__ import annotations
 
 import json
-import shutil
-import socket
-import ssl
+import os
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from exclave_agent.cli import home_option
-from exclave_agent.config import Settings
-from exclave_agent.errors import AgentError
+from exclave_agent.cli import roots_home_option
+from exclave_agent.config import DEFAULT_HOME, ConfigError, Settings, load_settings, settings_file
+from exclave_agent.errors import IdentityError
 
 if TYPE_CHECKING:
-    from exclave_agent.storage.connect import FileKind
-
-LEAST_FREE = 1 << 30
-"""Bytes below which the disk counts as nearly full: a model and its successor must fit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of the report."""
-
-    name: str
-    ok: bool
-    detail: str
-    remedy: str = ""
+    from exclave_agent.doctor.host import Host
+    from exclave_agent.doctor.site import Site
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@home_option
-def command(as_json: bool, home: Path | None) -> None:
-    """Check home, identity, clock, databases, disk, and the way to the coordinator.
+@click.option("--offline", is_flag=True, help="Stay off the network.")
+@click.option("--strict", is_flag=True, help="Warnings count as failures.")
+@roots_home_option
+def command(as_json: bool, offline: bool, strict: bool, home: Path | None) -> None:
+    """Check everything the agent needs, and say what to do about what is wrong.
 
-    Exit code 0: all well; 1: something needs the remedy printed beside it.
+    Changes nothing. Run it as root or as the agent's user, whether the agent runs or not.
+
+    Exit code 0: all well (warnings allowed); 1: something needs the remedy printed below it.
     """
-    from exclave_agent.config import load_settings
+    from exclave_agent.doctor.examine import examine
 
-    settings = load_settings(home)
-    checks: list[Check] = []
-    for step in (_home, _identity, _databases, _record, _disk, _isolation, _network):
-        checks += step(settings)
+    report = examine(look(home, offline=offline))
     if as_json:
-        click.echo(json.dumps([asdict(check) for check in checks]))
+        click.echo(json.dumps(report.value()))
     else:
-        for check in checks:
-            click.echo(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.detail}")
-            if not check.ok:
-                click.echo(f"     remedy: {check.remedy}")
-    sys.exit(0 if all(check.ok for check in checks) else 1)
+        for line in report.lines():
+            click.echo(line)
+    sys.exit(report.exit_code(strict=strict))
 
 
-def _home(settings: Settings) -> Iterator[Check]:
-    if not settings.home.is_dir():
-        yield Check(
-            "home", False, f"{settings.home} is missing", "join first, or name another --home"
-        )
-        return
-    mode = settings.home.stat().st_mode & 0o777
-    yield Check(
-        "home", mode & 0o077 == 0, f"{settings.home}, mode {mode:03o}", f"chmod 700 {settings.home}"
+def look(
+    home: Path | None, *, offline: bool, first: Callable[[Host], None] = lambda _: None
+) -> Site:
+    """The agent of a home; root's part of the look is done when this returns, and `first` with
+    it, and root is given up for the home's user."""
+    from exclave_agent.cli import audit, control
+    from exclave_agent.doctor.host import Host
+    from exclave_agent.doctor.rights import foresee
+    from exclave_agent.doctor.site import Site
+    from exclave_agent.system import SystemClock
+
+    host = Host()
+    folder = home or Path(os.environ.get("EXCLAVE_HOME") or DEFAULT_HOME)
+    if host.uid == 0:
+        foresee(host)
+    first(host)
+    _give_up_root(folder)
+    settings, trouble = Settings(home=folder), ""
+    try:
+        settings = load_settings(home)
+    except ConfigError as error:
+        trouble = error.message
+    return Site(
+        settings,
+        host,
+        SystemClock(),
+        ask=lambda: control.status(settings.path(_control())),
+        verify=lambda: audit.verify_home(folder),
+        offline=offline,
+        settings_error=trouble,
+        sources={} if trouble else sources(folder, os.environ),
     )
 
 
-def _identity(settings: Settings) -> Iterator[Check]:
-    from exclave_agent.identity.store import load
+def _give_up_root(home: Path) -> None:
+    from exclave_agent.cli.owner import become_owner
 
     try:
-        identity = load(settings.home)
-    except AgentError as error:
-        yield Check(
-            "identity", False, error.message, "exclave-agent join, with a token from your operator"
-        )
-        return
-    yield Check("identity", True, str(identity.spiffe))
-    left = identity.not_after - time.time()
-    yield Check(
-        "certificate",
-        left > 0,
-        f"holds {left / 3600:.1f} h more" if left > 0 else f"ended {-left / 3600:.1f} h ago",
-        "start the agent: it recovers by proving its key; check the clock if that is refused",
-    )
-    early = time.time() < identity.not_before - 60
-    yield Check(
-        "clock",
-        not early,
-        "before the certificate's start" if early else "plausible",
-        "set the clock (timedatectl), then start the agent again",
-    )
+        become_owner(home)
+    except IdentityError:
+        return  # the credential does not open: the checks of identity and seal tell it
 
 
-def _databases(settings: Settings) -> Iterator[Check]:
-    from exclave_agent.storage.home import STATE_FILE, VAULT_FILE
-    from exclave_agent.storage.migrations import state, vault
-
-    for name, kind in ((STATE_FILE, state.KIND), (VAULT_FILE, vault.KIND)):
-        path = settings.home / name
-        if not path.exists():
-            yield Check(name, True, "not made yet")
-            continue
-        yield _attempt(name, partial(_ours, path, kind))
-
-
-def _ours(path: Path, kind: FileKind) -> str:
-    from exclave_agent.storage.connect import check_header, check_version
-
-    check_header(path, kind)
-    return f"ours, schema {check_version(path, kind)}"
-
-
-def _record(settings: Settings) -> Iterator[Check]:
-    from exclave_agent.cli.audit import verify_home
-    from exclave_agent.identity.store import load
-    from exclave_agent.storage.home import STATE_FILE
-
-    if not (settings.home / STATE_FILE).exists():
-        return
-    try:
-        load(settings.home)
-    except AgentError:
-        return  # told by its own line: without a name there is no log of ours
-
-    yield _attempt("record", lambda: f"{verify_home(settings.home):,} leaves verify")
-
-
-def _attempt(name: str, check: Callable[[], object]) -> Check:
-    try:
-        return Check(name, True, str(check()))
-    except AgentError as error:
-        return Check(
-            name, False, error.message, "restore the home from a backup; keep the damaged files"
-        )
-
-
-def _disk(settings: Settings) -> Iterator[Check]:
-    if settings.home.is_dir():
-        free = shutil.disk_usage(settings.home).free
-        yield Check(
-            "disk",
-            free >= LEAST_FREE,
-            f"{free / 1e9:.1f} GB free",
-            "free space: below 1 GB a new model may not fit, and at none decisions are refused",
-        )
-
-
-def _isolation(settings: Settings) -> Iterator[Check]:
+def _control() -> str:
     from exclave_agent.api.control import CONTROL_SOCKET
-    from exclave_agent.cli.control import status as ask
 
-    status = ask(settings.path(CONTROL_SOCKET))
-    if status is None:
-        yield Check("agent", True, "not running")
-        return
-    yield Check("agent", True, f"runs (pid {status['pid']})")
-    open_workers = [m["name"] for m in status["models"] if m["network"] != "none"]
-    if status["models"]:
-        yield Check(
-            "workers",
-            not open_workers,
-            "no network" if not open_workers else f"can reach the network: {open_workers}",
-            "allow unprivileged user namespaces (kernel.unprivileged_userns_clone), or run the "
-            "workers as a service with PrivateNetwork",
-        )
+    return CONTROL_SOCKET
 
 
-def _network(settings: Settings) -> Iterator[Check]:
-    from exclave_agent.identity.store import load
+def sources(home: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """Where each setting that is not a default comes from; the settings are known to be valid."""
+    import tomllib
+    from dataclasses import fields
 
-    try:
-        identity = load(settings.home)
-    except AgentError:
-        return
-    context = ssl.create_default_context(cadata=identity.ca_pem.decode())
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_cert_chain(identity.cert_path, identity.key_path)
-    for what, endpoint in (
-        ("coordinator", identity.session_endpoint),
-        ("enrollment", identity.enroll_endpoint),
-    ):
-        yield from _reach(what, endpoint, context)
-
-
-def _reach(what: str, endpoint: str, context: ssl.SSLContext) -> Iterator[Check]:
-    """DNS, then TCP, then TLS: the first stage that fails is the one to mend."""
-    host, _, port = endpoint.rpartition(":")
-    host = host.strip("[]")
-    try:
-        socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
-    except OSError as error:
-        yield Check(
-            f"{what} DNS", False, f"{host}: {error.strerror}", "check the name and the resolver"
-        )
-        return
-    try:
-        plain = socket.create_connection((host, int(port)), timeout=5)
-    except OSError as error:
-        yield Check(
-            f"{what} TCP", False, f"{endpoint}: {error}", "is it running? does a firewall block it?"
-        )
-        return
-    with plain:
-        try:
-            with context.wrap_socket(plain, server_hostname=host) as secure:
-                yield Check(what, True, f"{endpoint} reached with {secure.version()}")
-        except OSError as error:
-            yield Check(
-                f"{what} TLS",
-                False,
-                f"{endpoint}: {type(error).__name__}",
-                "is it the coordinator this agent joined? a proxy in between breaks mutual TLS",
-            )
+    file = settings_file(home)
+    found = {} if home == DEFAULT_HOME else {"home": "--home or EXCLAVE_HOME"}
+    if file is not None:
+        found |= dict.fromkeys(tomllib.loads(file.read_text(encoding="utf-8")), str(file))
+    for spec in fields(Settings):
+        name = f"EXCLAVE_{spec.name.upper()}"
+        if spec.name != "home" and name in environ:
+            found[spec.name] = name
+    return found

@@ -56,6 +56,10 @@ def _for_people(status: dict[str, Any]) -> str:
             f"release      version {release['version']}, generation {release['generation']}, "
             f"{release['digest'][:16]}"
         )
+    if (upgrade := status["upgrade"]) is not None:
+        ended = upgrade["outcome"] or upgrade["state"]
+        why = f": {upgrade['reason']}" if upgrade["reason"] else ""
+        lines.append(f"upgrade      {upgrade['from']} > {upgrade['to']} {ended}{why}")
     observed = link["observed"]
     if observed is not None and observed["error_code"]:
         lines.append(f"last trouble {observed['error_code']}: {observed['error_message']}")

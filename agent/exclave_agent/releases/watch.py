@@ -109,9 +109,10 @@ class ReleaseManager:
             executor=self._executor,
             free=free,
         )
-        self._repository = verify.Repository(
+        self.repository = verify.Repository(
             home / "tuf", scope, source, clock=clock, executor=self._executor
         )
+        """The tenant's signed metadata, for whoever else needs a target of it."""
         self.releases = Activator(
             runtimes, audit, self._state, clock=clock, executor=self._executor
         )
@@ -245,7 +246,7 @@ class ReleaseManager:
 
     async def _refresh(self) -> verify.SignedTargets:
         """Verified, fresh metadata; renews the offline grace."""
-        targets = await self._repository.refresh()
+        targets = await self.repository.refresh()
         state = self._state.now
         same_root = targets.root_version == state.root_version
         if targets.root_version < state.root_version or (

@@ -38,6 +38,7 @@ def main() -> None:
         model=f"/proc/self/fd/{model}",
         # A thread has the walls that stood at its birth.
         walled=lambda: _keep_alive(manager),
+        loaded=lambda: manager.status("serving a model"),
     )
     os._exit(status)
 

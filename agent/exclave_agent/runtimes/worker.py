@@ -99,11 +99,12 @@ def serve(
     *,
     model: str | None = None,
     walled: Callable[[], None] = lambda: None,
+    loaded: Callable[[], None] = lambda: None,
 ) -> int:
     """Load, then serve until the agent closes; returns the exit status.
 
     `model` is where this process finds the file, if not at the path that the agent knows;
-    `walled` is called when all walls stand and nothing is loaded yet.
+    `walled` is called when all walls stand and nothing is loaded yet, `loaded` when it is.
     """
     incoming = connection.receive()
     load = next(incoming, None)
@@ -131,6 +132,7 @@ def serve(
             isolation=list(walls),
         )
     )
+    loaded()
     _silence()
     reader = threading.Thread(target=_read, args=(incoming, host, connection), name="reader")
     reader.daemon = True

@@ -94,8 +94,9 @@ class FleetService(FleetServicer):
 
     def _desired(self, session: Stream, desired: Desired) -> pb.CoordinatorMessage:
         assignment = self._director.assignment(session.member.key, desired)
+        generation = desired.generation if assignment else 0
         return pb.CoordinatorMessage(
-            desired=pb.Desired(generation=desired.generation, assignment=assignment)
+            desired=pb.Desired(generation=generation, assignment=assignment)
         )
 
     async def _read(self, incoming: AsyncIterator[pb.AgentMessage], session: Stream) -> None:

@@ -27,7 +27,8 @@ class Director:
 
     def assignment(self, agent: AgentKey, desired: Desired) -> bytes:
         """The DSSE envelope; empty while nothing is desired."""
-        if desired.generation == 0:
+        # The generation alone does not tell: after a restore it counts on from a higher number.
+        if not desired.release_digest:
             return b""
         now = self._clock.now()
         assignment = Assignment(

@@ -8,9 +8,11 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -43,9 +45,13 @@ class Database:
     """`ports.Store` over SQLite: WAL, synchronous=FULL, foreign keys."""
 
     def __init__(self, path: Path) -> None:
-        """Open an existing database. Raises: StorageForeign, StorageError."""
-        check_ours(path)
-        self._engine = _engine(path)
+        """Open an existing database of the present schema. Raises: StorageForeign, StorageError."""
+        if (version := check_ours(path)) < tables.SCHEMA_VERSION:
+            raise StorageForeign(
+                f"coordinator.db has schema version {version}, this program works with "
+                f"{tables.SCHEMA_VERSION}: run `exclave-coordinator migrate`"
+            )
+        self._engine = open_engine(path)
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="db-read")
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._room = asyncio.Semaphore(_WAITING)
@@ -97,7 +103,7 @@ class Database:
             with self._engine.connect() as connection:
                 return job(SqlTx(connection))
         except DBAPIError as error:
-            raise _storage_error(error) from error
+            raise storage_error(error) from error
 
     def _write_loop(self) -> None:
         with self._engine.connect() as connection:
@@ -130,7 +136,7 @@ class Database:
                     _run(connection, tx, job)
         except DBAPIError as error:
             # The whole group shares the fate of its commit.
-            failure = _storage_error(error)
+            failure = storage_error(error)
             for job in group:
                 job.result, job.error = None, failure
         except Exception as error:  # noqa: BLE001 (the one writer must not die of a surprise)
@@ -162,60 +168,71 @@ def create(path: Path) -> None:
     if path.exists():
         raise StorageError("the database file exists already; nothing was changed")
     path.touch(mode=0o600)
-    engine = _engine(path)
+    engine = open_engine(path)
     try:
         with engine.connect() as connection, connection.begin():
             connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
             tables.metadata.create_all(connection)
             connection.execute(insert(tables.schema_version), {"version": tables.SCHEMA_VERSION})
     except DBAPIError as error:
-        raise _storage_error(error) from error
+        raise storage_error(error) from error
     finally:
         engine.dispose()
 
 
-def check_ours(path: Path) -> int:
-    """The schema version of our database. Raises: StorageForeign, StorageError (missing)."""
+def check_ours(path: Path, known: int = tables.SCHEMA_VERSION) -> int:
+    """The schema version of our database, at most `known`; nothing is written.
+
+    Raises: StorageForeign (not ours, damaged, or newer than we are), StorageError (missing).
+    """
     if not path.is_file():
         raise StorageError(
             "coordinator.db is missing: restore it from a backup, or init a new home"
         )
     try:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+        with closing(sqlite3.connect(read_only(path), uri=True)) as connection:
             (application,) = connection.execute("PRAGMA application_id").fetchone()
             if application != APPLICATION_ID:
                 raise StorageForeign("coordinator.db is not a database of this program")
             row = connection.execute("SELECT version FROM schema_version").fetchone()
     except sqlite3.DatabaseError as error:
         raise StorageForeign("coordinator.db is damaged, or no SQLite database") from error
-    finally:
-        # `with` ends the transaction; only close() lets go of the file.
-        if "connection" in locals():
-            connection.close()
     version = int(row[0]) if row else 0
-    if version != tables.SCHEMA_VERSION:
+    if version < 1:
+        raise StorageForeign("coordinator.db is damaged: it does not say its schema version")
+    if version > known:
         raise StorageForeign(
-            f"coordinator.db has schema version {version}, this program knows "
-            f"{tables.SCHEMA_VERSION}: run the version that wrote it"
+            f"coordinator.db has schema version {version}, this program knows {known}: run the "
+            "version that wrote it; nothing was changed"
         )
     return version
+
+
+def read_only(path: Path) -> str:
+    """The SQLite URI of a file that is only read."""
+    return f"file:{quote(str(path))}?mode=ro"
 
 
 def schema_version(path: Path) -> int:
     """What the file says of itself, for `doctor`. Raises: StorageForeign, StorageError."""
     version = check_ours(path)
-    engine = _engine(path)
+    engine = open_engine(path)
     try:
         with engine.connect() as connection:
             connection.execute(select(tables.operator_state.c.size)).first()
     except DBAPIError as error:
-        raise _storage_error(error) from error
+        raise storage_error(error) from error
     finally:
         engine.dispose()
     return version
 
 
-def _engine(path: Path) -> Engine:
+def open_engine(path: Path, *, migrating: bool = False) -> Engine:
+    """SQLAlchemy's engine with our pragmas and transactions.
+
+    Migrating, every transaction writes, and foreign keys are off, as a table that is built
+    anew is dropped meanwhile: whoever migrates checks them before the commit.
+    """
     # isolation_level None: SQLAlchemy's begin event below decides how transactions open,
     # as pysqlite's own guesswork breaks savepoints.
     engine = create_engine(
@@ -228,26 +245,26 @@ def _engine(path: Path) -> Engine:
     def _connected(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(f"PRAGMA foreign_keys={'OFF' if migrating else 'ON'}")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        writing = threading.current_thread().name == "db-write"
+        writing = migrating or threading.current_thread().name == "db-write"
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
     return engine
 
 
-def _storage_error(error: DBAPIError) -> StorageError:
-    code = getattr(error.orig, "sqlite_errorcode", None)
+def storage_error(error: DBAPIError | sqlite3.Error) -> StorageError:
+    """What the database could not do, in our words; `error` is its cause."""
+    origin = error.orig if isinstance(error, DBAPIError) else error
+    code = getattr(origin, "sqlite_errorcode", None)
     primary = code & 0xFF if isinstance(code, int) else None
     if primary == sqlite3.SQLITE_FULL:
         failure: StorageError = StorageFull("the disk is full; nothing was changed")
     elif primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         failure = StorageForeign("coordinator.db is damaged: restore it from a backup")
     else:
-        failure = StorageError(
-            f"the database failed ({type(error.orig).__name__}); nothing changed"
-        )
+        failure = StorageError(f"the database failed ({type(origin).__name__}); nothing changed")
     failure.__cause__ = error
     return failure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, and_, insert, not_, select, update
 
 from exclave_coordinator.ports import Desired, Tenant, Token
 from exclave_coordinator.storage.tables import tenants, tokens
@@ -86,6 +86,11 @@ class SqlTenants:
         """False: no such token."""
         statement = update(tokens).where(tokens.c.id == token_id).values(revoked=True)
         return self._db.execute(statement).rowcount > 0
+
+    def revoke_open_tokens(self) -> int:
+        """All of them that nobody has spent; returns how many."""
+        unspent = and_(tokens.c.spent_key == b"", not_(tokens.c.revoked))
+        return self._db.execute(update(tokens).where(unspent).values(revoked=True)).rowcount
 
 
 def desired_columns(desired: Desired) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 
 SCHEMA_VERSION = 1
-"""Raised with every migration; a database of a higher version is refused."""
+"""Raised with every step in `migrations`; a database of a higher version is refused."""
 
 metadata = MetaData()
 

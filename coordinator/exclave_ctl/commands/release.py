@@ -38,6 +38,14 @@ def release() -> None:
     help="A model file and its parameters (n_ctx, n_parallel...); `keep`: those of the "
     "newest release.",
 )
+@click.option(
+    "--package",
+    "packages",
+    multiple=True,
+    metavar="FILE|keep",
+    help="A .deb or .rpm that agents may upgrade to; the 3 newest of each stay. Default: `keep`, "
+    "those of the newest release.",
+)
 @click.option("--version", type=click.IntRange(1), help="Default: one more than the newest.")
 @click.option(
     "--minimum-version",
@@ -67,6 +75,7 @@ def build(
     workspace: Path,
     packs: tuple[Path, ...],
     models: tuple[str, ...],
+    packages: tuple[str, ...],
     version: int | None,
     minimum_version: int | None,
     offline_grace: int,
@@ -75,6 +84,7 @@ def build(
     as_json: bool,
 ) -> None:
     """Check the policy, hash the models, draft the release. Needs no signing key."""
+    from exclave_ctl.packages import PackagePlan
     from exclave_ctl.release import KEEP, ModelFile, Plan
     from exclave_ctl.release import build as draft
     from exclave_ctl.sync import sync
@@ -90,6 +100,7 @@ def build(
         offline_grace=offline_grace,
         expires=expires,
         ca_bundle=None if session.profile_folder is None else session.profile().ca(),
+        packages=PackagePlan(tuple(Path(text) for text in packages if text != KEEP)),
     )
     if not offline:
         with session.connect() as client:
@@ -240,6 +251,57 @@ def renew(session: Session, workspace: Path, expires: int, offline: bool, as_jso
         output.emit({"targets_version": version})
         return
     click.echo(f"drafted targets version {version}")
+
+
+@release.command()
+@_workspace
+@click.option(
+    "--add",
+    "added",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    multiple=True,
+    metavar="FILE",
+    help="A .deb or .rpm that agents may upgrade to; the 3 newest versions of each stay.",
+)
+@click.option(
+    "--drop", "dropped", multiple=True, metavar="VERSION", help="A version to take out again."
+)
+@click.option("--expires", type=output.duration, default="30d", show_default=True)
+@click.option("--offline", is_flag=True, help="Do not ask the coordinator what is published.")
+@output.as_json
+@pass_session
+def package(
+    session: Session,
+    workspace: Path,
+    added: tuple[Path, ...],
+    dropped: tuple[str, ...],
+    expires: int,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Draft the published targets with other packages, to be signed and published.
+
+    Agents upgrade to them with `exclave-agent upgrade`. The releases stay as they are.
+    """
+    from exclave_ctl.packages import PackagePlan
+    from exclave_ctl.release import repackage
+    from exclave_ctl.sync import sync
+    from exclave_ctl.workspace import Workspace
+
+    if not added and not dropped:
+        raise click.UsageError("say what to --add or --drop")
+    opened = Workspace.load(workspace)
+    if not offline:
+        with session.connect() as client:
+            sync(client, opened)
+    if opened.drafts.read("targets.json") is not None:
+        output.warn("an unpublished draft is replaced; signatures on it are gone")
+    version = repackage(opened, PackagePlan(added, dropped), expires, utc_now())
+    if as_json:
+        output.emit({"targets_version": version, "packages": show_release.drafted(opened.drafts)})
+        return
+    click.echo(f"drafted targets version {version}")
+    output.note(f"next: exclave release sign {workspace} --key FILE, by each who signs")
 
 
 @release.command()

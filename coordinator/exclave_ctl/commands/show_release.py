@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from exclave_ctl.release import Published
     from exclave_ctl.workspace import Drafts, RoleState
+    from exclave_protocol.packages import Package
     from exclave_protocol.release import ReleaseManifest
 
 
@@ -35,6 +36,8 @@ def drafts(folder: Drafts) -> None:
     The manifest beside the targets draft is shown only if the draft names its digest: a signer
     must not be shown one thing and sign another. Raises: CtlError.
     """
+    from exclave_ctl.packages import lines, packages_of
+
     root, targets = folder.root(), folder.targets()
     if root is not None:
         for line in _root_lines(root.signed):
@@ -55,6 +58,8 @@ def drafts(folder: Drafts) -> None:
         for release in _all_releases(folder, signed):
             if added is None or release.digest != added[0]:
                 output.note(f"also lets release {release.version} run ({release.digest})")
+        for line in lines(packages_of(signed)):
+            output.note(f"lets agents install, as root, {line}")
 
 
 def _all_releases(folder: Drafts, targets: Targets) -> list[Published]:
@@ -104,6 +109,7 @@ def _root_lines(root: Root) -> list[str]:
 
 def show_workspace(path: Path, as_json: bool) -> None:
     """`release show WORKSPACE`. Raises: CtlError."""
+    from exclave_ctl.packages import packages_of
     from exclave_ctl.publish import describe
     from exclave_ctl.workspace import Drafts, Workspace
 
@@ -120,7 +126,10 @@ def show_workspace(path: Path, as_json: bool) -> None:
     draft = folder.targets()
     added = None if draft is None else drafted_release(folder, draft.signed)
     if as_json:
-        value: dict[str, Any] = {"drafts": [_state(state) for state in states]}
+        value: dict[str, Any] = {
+            "drafts": [_state(state) for state in states],
+            "packages": drafted(folder),
+        }
         if added is not None:
             value["release"] = {"digest": added[0], "version": added[1].version}
         if root is not None:
@@ -135,6 +144,39 @@ def show_workspace(path: Path, as_json: bool) -> None:
         click.echo(f"draft: {describe(state)}")
     if added is not None:
         manifest(added[1], added[0])
+    if draft is not None:
+        _package_table([_package(p) for p in packages_of(draft.signed)])
+
+
+def drafted(folder: Drafts) -> list[dict[str, Any]]:
+    """The packages of the targets draft, for programs. Raises: CtlError."""
+    from exclave_ctl.packages import packages_of
+
+    draft = folder.targets()
+    return [] if draft is None else [_package(p) for p in packages_of(draft.signed)]
+
+
+def _package(package: Package) -> dict[str, Any]:
+    label = package.label
+    return {
+        "name": label.name,
+        "version": label.version,
+        "format": label.format,
+        "architecture": label.architecture,
+        "sha256": package.sha256,
+        "length": package.length,
+    }
+
+
+def _package_table(packages: list[dict[str, Any]]) -> None:
+    output.table(
+        ("PACKAGE", "VERSION", "FORMAT", "ARCHITECTURE", "SHA256"),
+        [
+            tuple(p[key] for key in ("name", "version", "format", "architecture", "sha256"))
+            for p in packages
+        ],
+        "",
+    )
 
 
 def show_published(tenant: str, root: bytes, targets: bytes | None, as_json: bool) -> None:
@@ -160,9 +202,11 @@ def _print_published(root: bytes, targets: bytes | None) -> None:
         ],
         "no releases",
     )
+    _package_table(value["packages"])
 
 
 def _published(root: bytes, targets: bytes | None) -> dict[str, Any]:
+    from exclave_ctl.packages import packages_of
     from exclave_ctl.release import releases_in
     from exclave_protocol.tufmeta import load_root, load_targets, root_pin
 
@@ -175,6 +219,7 @@ def _published(root: bytes, targets: bytes | None) -> dict[str, Any]:
         "targets_version": 0,
         "targets_expires": "",
         "releases": [],
+        "packages": [],
     }
     if head.version == 1:
         value["root_pin"] = root_pin(root)
@@ -193,6 +238,7 @@ def _published(root: bytes, targets: bytes | None) -> dict[str, Any]:
             }
             for r in releases_in(signed)
         ]
+        value["packages"] = [_package(p) for p in packages_of(signed)]
     return value
 
 

@@ -1,0 +1,1 @@
+"""Our .deb and .rpm packages, built reproducibly: run build.py; docs/packages.md says more."""
