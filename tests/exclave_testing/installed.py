@@ -158,6 +158,8 @@ class Installed:
                     answer += chunk
         except ConnectionError:
             return 0, b""
+        if not answer:
+            return 0, b""
         top, _, rest = answer.partition(b"\r\n\r\n")
         return int(top.split()[1]), rest
 

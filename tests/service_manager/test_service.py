@@ -149,6 +149,23 @@ async def test_sockets_outlive_a_run(tmp_path: Path) -> None:
                 assert answer.startswith(b"HTTP/1.1 404")
 
 
+async def test_a_connection_accepted_before_the_stop_gets_its_answer(tmp_path: Path) -> None:
+    from starlette.applications import Starlette
+
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(5)
+    async with serving(Starlette(), host=None, unix=tmp_path / "s") as _:
+        client.connect(str(tmp_path / "s"))
+        # Its own request, so that the server has accepted the one before.
+        await http_answers(None, 0, tmp_path / "s")
+        stopping = asyncio.get_running_loop().call_later(
+            0.2, client.sendall, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+        )
+    assert client.recv(64).startswith(b"HTTP/1.1 404")
+    assert stopping.when()
+    client.close()
+
+
 async def test_a_kept_socket_of_another_address_is_let_go(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.bind(str(tmp_path / "notify"))

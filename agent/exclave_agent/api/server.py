@@ -23,6 +23,8 @@ MAX_HEAD = 32 * 1024
 HEAD_SECONDS = 10.0
 """For request line and headers to arrive, from the connection's first byte on."""
 KEEP_ALIVE_SECONDS = 75
+LINGER_SECONDS = 0.5
+"""For the first request of a connection that was accepted just before the stop."""
 SOCKET_MODE = 0o660
 """Who may connect to the Unix socket: owner and group; the API key is asked for besides."""
 LONGEST_SOCKET_PATH = 107
@@ -184,6 +186,8 @@ class _BoundedProtocol(HttpToolsProtocol):
     """Bytes of its complete parts."""
     _in_head = True
     _head_timer: asyncio.TimerHandle | None = None
+    _last = False
+    """The request that comes is the last one of this connection."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
@@ -192,6 +196,16 @@ class _BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        # The base would close a connection whose first request is still on its way: its client
+        # connected in good faith, and the next process will not see it.
+        if self.cycle is None and not self.transport.is_closing():
+            self._last = True
+            self._stop_timer()
+            self._head_timer = self.loop.call_later(LINGER_SECONDS, self._head_late)
+        else:
+            super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
@@ -221,6 +235,8 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._arrived = 0
         self._stop_timer()
         super().on_headers_complete()
+        if self._last and self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)

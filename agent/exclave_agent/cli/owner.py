@@ -6,14 +6,13 @@ for them. What only root can do is done before: decrypting the credential that s
 
 from __future__ import annotations
 
-import os
-import pwd
 import subprocess
 from pathlib import Path
 
 from exclave_agent import sealing
 from exclave_agent.config import DEFAULT_HOME
 from exclave_agent.errors import IdentityError
+from exclave_service import owner
 
 DECRYPT_SECONDS = 30.0
 
@@ -23,21 +22,11 @@ def become_owner(home: Path) -> None:
 
     Raises: IdentityError ("identity_sealed"), the credential does not open.
     """
-    if os.geteuid() != 0 or not home.is_dir():
-        return
-    owner = home.stat()
-    if owner.st_uid == 0:
+    if not owner.is_anothers(home):
         return
     if home == DEFAULT_HOME and sealing.CREDENTIAL_FILE.exists():
         sealing.use(sealing.Sealer(decrypt(sealing.CREDENTIAL_FILE)))
-    try:
-        os.initgroups(pwd.getpwuid(owner.st_uid).pw_name, owner.st_gid)
-    except KeyError:  # an owner without a name has no other groups
-        os.setgroups([])
-    os.setresgid(owner.st_gid, owner.st_gid, owner.st_gid)
-    os.setresuid(owner.st_uid, owner.st_uid, owner.st_uid)
-    # Whatever root's shell says, these are the user's now.
-    os.environ["HOME"] = str(home)
+    owner.become_owner(home)
 
 
 def decrypt(file: Path) -> bytes:
