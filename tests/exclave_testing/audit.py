@@ -99,6 +99,13 @@ class FakeAuditSink:
         self.head_lie: AuditHead | None = None
         self.size_lie = 0
 
+    def restore(self, size: int, head: AuditHead) -> None:
+        """Go back to a state of before, as a coordinator restored from a backup does."""
+        self.leaves = self.leaves[:size]
+        self.tree = MemoryTree(map(leaf_hash, self.leaves))
+        self.notes = [head.checkpoint] if head.checkpoint else []
+        self.witnessed_size = head.witnessed_size
+
     async def head(self, epoch: int) -> AuditHead:
         await self._called("head")
         if self.head_lie is not None:

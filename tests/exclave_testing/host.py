@@ -8,9 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exclave_agent.config import DEFAULT_HOME
+from exclave_agent.errors import IdentityError
+from exclave_agent.identity.store import PRIVATE_KEYS
 from exclave_agent.install import units
 from exclave_agent.install.host import Ran
-from exclave_agent.install.steps import JOINED, RUNTIMES
+from exclave_agent.install.seal import HELPER
+from exclave_agent.install.steps import IDENTITY, JOINED, RUNTIMES
+from exclave_agent.sealing import KEY_BYTES, Sealer
 from exclave_protocol.identity import JoinToken
 
 DEV = Path("/dev")
@@ -40,7 +44,8 @@ class FakeHost:
         self.secrets: list[bytes] = []
         self.fails: dict[str, str] = {}
         """Commands, by their first two words, that fail with that text."""
-        self.endpoint = "centre.example:7444"
+        self.rewrites = -1
+        """Keys that are sealed anew before that is interrupted; -1: all."""
 
     # --- the port --------------------------------------------------------------------------
 
@@ -55,8 +60,9 @@ class FakeHost:
         if words[0] == "systemd-sysusers":
             self.users |= {units.USER, units.WORKER_USER}
         elif words[0] == "systemd-creds":
-            self.secrets.append(stdin)
-            return Ran(0, b"sealed:" + bytes(len(stdin)), "")
+            return self._creds(words, stdin)
+        elif tuple(words) == HELPER:
+            return self._reseal(Sealer(stdin[:KEY_BYTES]), Sealer(stdin[KEY_BYTES:]))
         elif words[1:2] == ["join"]:
             assert self.owners[DEFAULT_HOME] == units.USER
             token = JoinToken.decode(stdin.decode().strip())
@@ -65,6 +71,27 @@ class FakeHost:
                 "root_pin": token.root_pin,
             }
             self.files[JOINED] = json.dumps(record).encode()
+        return Ran(0, b"", "")
+
+    def _creds(self, words: list[str], stdin: bytes) -> Ran:
+        """Not encrypted at all, so that a test can see what is inside."""
+        if words[1] == "decrypt":
+            return Ran(0, self.files[Path(words[3])].removeprefix(b"sealed:"), "")
+        self.secrets.append(stdin)
+        return Ran(0, b"sealed:" + stdin, "")
+
+    def _reseal(self, old: Sealer, new: Sealer) -> Ran:
+        """What the helper does, on files in memory, up to `rewrites` of them."""
+        assert units.AGENT not in self.active
+        for name in PRIVATE_KEYS:
+            path = IDENTITY / name
+            try:
+                new.open(name, self.files[path])
+            except IdentityError:
+                if self.rewrites == 0:
+                    return Ran(1, b"", "power cut")
+                self.rewrites -= 1
+                self.files[path] = new.seal(name, old.open(name, self.files[path]))
         return Ran(0, b"", "")
 
     def _systemctl(self, verb: str, names: list[str]) -> Ran:
@@ -82,6 +109,8 @@ class FakeHost:
             self.enabled |= set(names)
         elif verb in ("start", "restart"):
             self.active |= set(names)
+        elif verb == "stop":
+            self.active -= set(names)
         elif verb == "disable":
             self.enabled -= set(names)
             self.active -= set(names) if now else set()

@@ -132,8 +132,12 @@ class Uploader:
         self._status = replace(self._status, error=code)
 
     async def _report(self, error: AuditDiverged) -> None:
-        log.error("the coordinator contradicts our log: %s", error.message)
         self._failed(error.code)
+        await self._note(error)
+
+    async def _note(self, error: AuditDiverged) -> None:
+        """Put on record, once for the same evidence, what it said."""
+        log.error("the coordinator contradicts our log: %s", error.message)
         draft = drafts.incident(error.code, error.message, evidence=error.evidence)
         try:
             await self._record.append_once(error.code.encode() + b"\n" + error.evidence, draft)
@@ -168,11 +172,15 @@ class Uploader:
         if head.witnessed_size:
             await self._check_witnessed(head, evidence)
         if known is not None and head.witnessed_size < known.size:
-            raise AuditDiverged(
-                f"the coordinator cosigned our head of size {known.size} and now admits to "
-                f"{head.witnessed_size}",
-                code="head_rolled_back",
-                evidence=evidence,
+            # What it has is a beginning of ours, proven just now: it was restored from a
+            # backup, or forgets on purpose. Either way it goes on record, and gets the rest again.
+            await self._note(
+                AuditDiverged(
+                    f"the coordinator cosigned our head of size {known.size} and now admits to "
+                    f"{head.witnessed_size}",
+                    code="head_rolled_back",
+                    evidence=evidence,
+                )
             )
         self._known = True
         self._status = UploadStatus(head.size, head.witnessed_size)

@@ -250,12 +250,21 @@ async def test_sizes_that_contradict_the_checkpoint(setup: Setup) -> None:
     assert (await caught(setup)).code == "head_foreign"
 
 
-async def test_a_witness_that_forgot_what_it_cosigned(setup: Setup) -> None:
+@pytest.mark.parametrize("kept", [0, 2])
+async def test_a_coordinator_that_forgot_is_on_record_and_gets_the_rest_again(
+    setup: Setup, kept: int
+) -> None:
+    """As after a restore from a backup: nothing is lost, and nothing is forgiven in silence."""
     await setup.add(3)
     await setup.uploader.once()
-    setup.sink.head_lie = await honest_head(setup, 2)
+    honest = await honest_head(setup, kept) if kept else AuditHead(0, 0, b"")
+    setup.sink.restore(kept, honest)
     setup.uploader = setup.another()
-    assert (await caught(setup)).code == "head_rolled_back"
+    async with setup.running():
+        await setup.until(lambda: setup.sink.witnessed_size == setup.home.log.size)
+        assert await setup.incidents() == ["head_rolled_back"]
+    assert setup.sink.leaves == await setup.leaves()
+    assert setup.uploader.status.error == ""
 
 
 async def test_a_cosignature_by_another_key(setup: Setup) -> None:
