@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 CLOCK_FLOOR_SECONDS = 60
 """How often the highest wall time seen is made durable."""
-UPGRADE_REPORT_SECONDS = 30
+UPGRADE_REPORT_SECONDS = 10
 """How soon an upgrade that ended is on record."""
 
 

@@ -26,9 +26,9 @@ COMPLETIONS = {
 
 
 def click_command(module: str) -> click.Command | None:
-    """The command that a module's `main` runs; None: it is not click's."""
+    """The command that a module's `main` runs, whatever it is called; None: it is not click's."""
     loaded = import_module(module)
-    for name in ("cli", "main"):
+    for name in ("command", "cli", "main"):
         found = getattr(loaded, name, None)
         if isinstance(found, click.Command):
             return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -73,7 +75,7 @@ def describe(
         "mtime": datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "umask": 0o022,
         "disable_globbing": True,
-        "contents": list(contents(package, stage)),
+        "contents": [*contents(package, stage), *labels(package, version, epoch, stage)],
         "scripts": scripts,
     }
 
@@ -96,6 +98,27 @@ def contents(package: Package, stage: Path) -> Iterator[dict[str, Any]]:
         if command.on_path:
             target = f"/{home}/bin/{command.name}"
             yield {"src": target, "dst": f"/usr/bin/{command.name}", "type": "symlink"}
+
+
+def labels(package: Package, version: str, epoch: int, stage: Path) -> Iterator[dict[str, Any]]:
+    """What the installed program knows of the package that it came in, in that family's words."""
+    if not package.interpreter:
+        return
+    known = package_version(version)
+    told = {
+        "deb": {"architecture": "amd64", "format": "deb", "version": known},
+        "rpm": {"architecture": "x86_64", "format": "rpm", "version": f"{known}-1"},
+    }
+    for kind, label in told.items():
+        path = stage.with_name(f"package-{kind}.json")
+        path.write_text(json.dumps(label, sort_keys=True) + "\n", encoding="ascii")
+        os.utime(path, (epoch, epoch))
+        yield {
+            "src": str(path),
+            "dst": f"/{OPT}/{package.folder}/share/package.json",
+            "file_info": {"mode": 0o644},
+            "packager": kind,
+        }
 
 
 def _folders(package: Package, stage: Path) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from exclave_coordinator.backup.restore import restore
-from exclave_coordinator.backup.resume import JUMP, MARKER
+from exclave_coordinator.backup.resume import JUMP
 from exclave_coordinator.backup.save import backup
 from exclave_coordinator.errors import SetupError
 from exclave_coordinator.home import Home
@@ -160,7 +160,7 @@ async def test_a_tenant_that_had_no_rollout_still_wants_nothing(tmp_path: Path) 
     async with running_coordinator(tmp_path / "home") as centre:
         digest = await centre.release(await centre.tenant("acme"))
         home = centre.home
-    (home.path / MARKER).write_text('{"created": 1, "manifest_sha256": ""}')
+    home.restored_mark.write_text('{"created": 1, "manifest_sha256": ""}')
     async with running_coordinator(home.path) as centre:
         member = await centre.enroll("acme")
         call = await member.session()
@@ -176,7 +176,7 @@ async def test_it_happens_once(before: Before) -> None:
     versions = []
     for _ in range(2):
         async with running_coordinator(before.home) as centre:
-            assert not (before.home / MARKER).exists()
+            assert not Home(before.home).restored_mark.exists()
             tenant = await centre.read(lambda tx: tx.tenants.get("acme"))
             versions.append((tenant.timestamp_version, tenant.desired.generation))
             acts = [body.get("action") for body in await _operators(centre)]
@@ -185,7 +185,7 @@ async def test_it_happens_once(before: Before) -> None:
 
 
 async def test_a_marker_that_is_not_readable_is_named(before: Before) -> None:
-    (before.home / MARKER).write_text("{}")
+    Home(before.home).restored_mark.write_text("{}")
     with pytest.raises(SetupError, match=r"restored\.json is not readable"):
         async with running_coordinator(before.home):
             raise AssertionError("it must not serve")

@@ -263,23 +263,6 @@ def test_several_packs_are_combined(ctl: Ctl, tmp_path: Path) -> None:
     ctl("release", "build", workspace, "--pack", ctl.pack(), "--pack", other)
 
 
-def test_a_coordinator_that_forgot_publications_is_not_believed(
-    ctl: Ctl, coordinator: FakeCoordinator
-) -> None:
-    workspace = ctl.make_workspace()
-    publish(ctl, workspace, "alice", "bob")
-    tenant = coordinator.admin.tenants["acme"]
-    first = tenant.targets
-    publish(ctl, workspace, "alice", "bob")
-    words = ("release", "build", workspace, "--pack", ctl.pack())
-    tenant.targets = first
-    assert "has seen a newer one" in ctl(*words, code=1).stderr.replace("\n", " ")
-    tenant.targets = b""
-    assert "no longer has this tenant's targets" in ctl(*words, code=1).stderr
-    tenant.roots.clear()
-    assert "root version 0, this workspace has seen 1" in ctl(*words, code=1).stderr
-
-
 def test_targets_that_the_root_does_not_vouch_for_are_not_believed(
     ctl: Ctl, coordinator: FakeCoordinator
 ) -> None:

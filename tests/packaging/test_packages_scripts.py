@@ -38,7 +38,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """A booted Debian that sees the built packages; each test leaves it as it was."""
+    """A booted Debian that sees the built packages."""
     reason = why_not()
     if reason is None:
         try:
@@ -77,170 +77,59 @@ def pid(box: Sandbox, unit: str) -> str:
     return box.show(unit, "MainPID")["MainPID"]
 
 
-@pytest.fixture
-def package(request: pytest.FixtureRequest, box: Sandbox) -> Iterator[Package]:
-    """Installed, and its service running: enabled, with a stand-in for its program."""
-    one: Package = request.param
-    dpkg(box, "-i", one)
-    unit = SERVICE[one.name]
+def stand_in(box: Sandbox, package: Package) -> None:
+    """Have an installed package's service run, with a stand-in for its program."""
+    unit = SERVICE[package.name]
     box.sh(f"mkdir -p /etc/systemd/system/{unit}.d")
     box.write_text(f"/etc/systemd/system/{unit}.d/stand-in.conf", STAND_IN)
     box.sh(f"systemctl daemon-reload; systemctl enable --now --quiet {unit}")
     box.wait_unit(unit, "active")
-    yield one
-    dpkg(box, "--purge", one)
 
 
-services = pytest.mark.parametrize(
-    "package", [AGENT, COORDINATOR], ids=lambda one: one.name, indirect=True
-)
+# --- a package's whole life: these leave the box as they found it -----------------------------
 
 
-@pytest.mark.parametrize("package_", [AGENT, COORDINATOR], ids=lambda one: one.name)
-def test_installing_makes_users_and_starts_nothing(box: Sandbox, package_: Package) -> None:
+def test_installing_makes_users_and_starts_nothing(box: Sandbox) -> None:
     before = box.snapshot(BOOKS)
-    dpkg(box, "-i", package_)
-    units = box.sh("systemctl list-unit-files --no-legend 'exclave-*'")
-    assert "disabled" in units
-    assert "enabled" not in {line.split()[1] for line in units.splitlines()}
+    dpkg(box, "-i", AGENT, COORDINATOR)
+    units = box.sh("systemctl list-unit-files --no-legend 'exclave-*'").splitlines()
+    assert {line.split()[1] for line in units} == {"disabled", "static"}
     assert box.sh("systemctl list-units --no-legend --state=active 'exclave-*'") == ""
-    users = {"exclave", "exclave-worker"} if package_ is AGENT else {"exclave-coordinator"}
-    for user in users:
+    for user in ("exclave", "exclave-worker", "exclave-coordinator"):
         box.run(["getent", "passwd", user])
-    dpkg(box, "--purge", package_)
-    assert not diff(before, box.snapshot(BOOKS))
+    dpkg(box, "--purge", AGENT)
+    box.sh("exclave-coordinator --version; getent passwd exclave-coordinator")
+    dpkg(box, "--purge", COORDINATOR)
+    left = diff(before, box.snapshot(BOOKS))
+    assert not left, str(left)
 
 
-@services
-@pytest.mark.parametrize("arguments", [("configure", "0.0.9"), ("2",)], ids=["deb", "rpm"])
-def test_an_upgrade_restarts_what_runs(
-    box: Sandbox, package: Package, arguments: tuple[str, ...]
-) -> None:
-    unit = SERVICE[package.name]
-    before = pid(box, unit)
-    script(box, package, "prerm", "upgrade" if len(arguments) == 2 else "1", "9.9.9")
-    assert pid(box, unit) == before, "an upgrade stops nothing before"
-    script(box, package, "postinst", *arguments)
-    assert pid(box, unit) not in (before, "0")
-
-
-@services
-def test_an_upgrade_does_not_start_what_was_stopped(box: Sandbox, package: Package) -> None:
-    box.sh(f"systemctl stop {SERVICE[package.name]}")
-    script(box, package, "postinst", "configure", "0.0.9")
-    assert pid(box, SERVICE[package.name]) == "0"
-
-
-@services
-@pytest.mark.parametrize(
-    "arguments", [("configure", ""), ("1",), ("abort-upgrade", "9"), ("abort-remove",)]
-)
-def test_anything_but_an_upgrade_restarts_nothing(
-    box: Sandbox, package: Package, arguments: tuple[str, ...]
-) -> None:
-    before = pid(box, SERVICE[package.name])
-    script(box, package, "postinst", *arguments)
-    assert pid(box, SERVICE[package.name]) == before
-
-
-@services
-def test_a_service_that_does_not_come_back_is_told_and_does_not_break_dpkg(
-    box: Sandbox, package: Package
-) -> None:
-    unit = SERVICE[package.name]
-    box.write_text(
-        f"/etc/systemd/system/{unit}.d/worse.conf", "[Service]\nExecStart=\nExecStart=/nowhere\n"
-    )
-    said = script(box, package, "postinst", "configure", "0.0.9")
-    assert f"{unit} did not come back" in said
-
-
-@pytest.mark.parametrize("package", [AGENT], ids=["exclave-agent"], indirect=True)
-def test_our_own_upgrade_restarts_by_itself(box: Sandbox, package: Package) -> None:
-    dpkg(box, "-i", RUNTIME_CPU)
-    unit = SERVICE[package.name]
-    before = pid(box, unit)
-    box.sh(f"mkdir -p /run/exclave-upgrade; touch {RUNNING}")
-    script(box, package, "postinst", "configure", "0.0.9")
-    script(box, RUNTIME_CPU, "postinst", "configure", "0.0.9")
-    assert pid(box, unit) == before
-    box.sh(f"rm {RUNNING}")
-    script(box, RUNTIME_CPU, "postinst", "configure", "")
-    assert pid(box, unit) == before, "a first runtime changes nothing that is loaded"
-    script(box, RUNTIME_CPU, "postinst", "2")
-    assert pid(box, unit) not in (before, "0")
-    dpkg(box, "--purge", RUNTIME_CPU)
-
-
-@pytest.mark.parametrize("package", [AGENT], ids=["exclave-agent"], indirect=True)
-def test_a_socket_is_restarted_when_its_unit_changed(box: Sandbox, package: Package) -> None:
-    box.sh("systemctl enable --now --quiet exclave-worker.socket")
-    since = box.show("exclave-worker.socket", "ActiveEnterTimestampMonotonic")
-    script(box, package, "postinst", "configure", "0.0.9")
-    assert box.show("exclave-worker.socket", "ActiveEnterTimestampMonotonic") == since
-    box.sh("echo '# changed' >>/usr/lib/systemd/system/exclave-worker.socket")
-    script(box, package, "postinst", "configure", "0.0.9")
-    assert box.show("exclave-worker.socket", "ActiveEnterTimestampMonotonic") != since
-    assert box.show("exclave-worker.socket", "ActiveState")["ActiveState"] == "active"
-
-
-@services
-@pytest.mark.parametrize("family", ["deb", "rpm"])
-def test_removal_stops_disables_and_keeps_the_state(
-    box: Sandbox, package: Package, family: str
-) -> None:
-    unit = SERVICE[package.name]
-    state = "/var/lib/exclave" if package is AGENT else "/var/lib/exclave-coordinator"
-    box.sh(f"touch {state}/kept; mkdir -p /etc/exclave; touch /etc/exclave/seal.key.cred")
-    if family == "deb":
-        dpkg(box, "-r", package)
-    else:
-        # RPM has no purge: erased, state and settings stay.
-        script(box, package, "prerm", "0")
-        script(box, package, "postrm", "0")
-    assert box.run(["systemctl", "is-active", unit], code=None).stdout.strip() == "inactive"
-    box.sh("! ls /etc/systemd/system/*.wants/exclave-*")
-    box.sh(f"test -e {state}/kept; test -e /etc/exclave/seal.key.cred")
-    box.sh("rm -rf /etc/exclave/seal.key.cred; test -d /opt")
-
-
-def test_purging_leaves_nothing_of_an_agent_that_has_lived(box: Sandbox) -> None:
+def test_removal_keeps_what_has_grown_and_purging_leaves_nothing(box: Sandbox) -> None:
     before = box.snapshot(BOOKS)
     dpkg(box, "-i", AGENT, RUNTIME_CPU, CLI)
-    unit = SERVICE[AGENT.name]
-    box.sh(f"mkdir -p /etc/systemd/system/{unit}.d /etc/systemd/system/exclave-worker@.service.d")
-    box.write_text(f"/etc/systemd/system/{unit}.d/stand-in.conf", STAND_IN)
+    box.sh("mkdir -p /etc/sysusers.d /etc/systemd/system/exclave-worker@.service.d")
     box.write_text("/etc/systemd/system/exclave-worker@.service.d/20-gpu.conf", "[Service]\n")
     box.write_text("/etc/sysusers.d/exclave-gpu.conf", "m exclave-worker video\n")
+    stand_in(box, AGENT)
     box.sh(
-        "systemctl daemon-reload; systemd-sysusers;"
-        f"systemctl enable --now --quiet {unit} exclave-worker.socket exclave-upgrade.path;"
+        "systemd-sysusers;"
+        "systemctl enable --now --quiet exclave-worker.socket exclave-upgrade.path;"
         "systemctl set-property exclave-agent.service MemoryMax=1G;"
         "mkdir -p /var/lib/exclave-upgrade /opt/exclave/.agent-upgrading/runtime;"
         "touch /var/lib/exclave/identity /var/lib/exclave-upgrade/state;"
-        "echo secret >/etc/exclave/seal.key.cred; echo '# x' >>/etc/exclave/agent.toml"
+        "echo secret >/etc/exclave/seal.key.cred; echo '# x' >>/etc/exclave/agent.toml;"
+        "journalctl --namespace=exclave --sync; ls -d /var/log/journal/*.exclave"
     )
-    box.wait_unit(unit, "active")
-    box.sh("journalctl --namespace=exclave --sync; ls -d /var/log/journal/*.exclave")
+    dpkg(box, "-r", AGENT)
+    assert box.sh("systemctl list-units --no-legend --state=active 'exclave-*'") == ""
+    box.sh("! ls /etc/systemd/system/*.wants/exclave-*; test ! -e /opt/exclave/.agent-upgrading")
+    box.sh("ls /var/lib/exclave/identity /etc/exclave/seal.key.cred /etc/exclave/agent.toml")
     dpkg(box, "--purge", AGENT, RUNTIME_CPU, CLI)
     left = diff(before, box.snapshot(BOOKS))
     assert not left, str(left)
     units = box.sh("systemctl list-units --all --no-legend 'exclave*' '*@exclave*'")
     assert units == "", units
     assert box.run(["getent", "passwd", "exclave", "exclave-worker"], code=None).stdout == ""
-
-
-def test_purging_the_agent_leaves_a_coordinator_beside_it_alone(box: Sandbox) -> None:
-    dpkg(box, "-i", AGENT, COORDINATOR)
-    box.sh(
-        "install -d -o exclave-coordinator /var/lib/exclave-coordinator;"
-        "touch /var/lib/exclave-coordinator/kept"
-    )
-    dpkg(box, "--purge", AGENT)
-    box.sh("exclave-coordinator --version; test -e /var/lib/exclave-coordinator/kept")
-    box.run(["getent", "passwd", "exclave-coordinator"])
-    dpkg(box, "--purge", COORDINATOR)
-    box.sh("test ! -e /var/lib/exclave-coordinator; test ! -e /opt/exclave; test -d /opt")
 
 
 def test_the_scripts_work_where_no_systemd_runs(box: Sandbox) -> None:
@@ -251,3 +140,123 @@ def test_the_scripts_work_where_no_systemd_runs(box: Sandbox) -> None:
     box.sh(f"unshare -m sh -euc '{hide} dpkg --purge exclave-agent'", timeout=120)
     assert box.run(["getent", "passwd", "exclave"], code=None).stdout == ""
     assert not Path(box.path("/opt/exclave")).exists()
+
+
+# --- single scripts, on packages whose services run -----------------------------------------
+
+
+@pytest.fixture(scope="module")
+def installed(box: Sandbox) -> Sandbox:
+    """The box with everything installed; it stays so."""
+    dpkg(box, "-i", AGENT, COORDINATOR, RUNTIME_CPU)
+    return box
+
+
+@pytest.fixture
+def living(installed: Sandbox) -> Sandbox:
+    """Both services run, whatever the test before has done to them."""
+    for package in (AGENT, COORDINATOR):
+        stand_in(installed, package)
+    return installed
+
+
+services = pytest.mark.parametrize("package", [AGENT, COORDINATOR], ids=lambda one: one.name)
+
+
+@services
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(("upgrade", "9.9.9"), ("configure", "0.0.9")), (("1",), ("2",))],
+    ids=["deb", "rpm"],
+)
+def test_an_upgrade_restarts_what_runs(
+    living: Sandbox, package: Package, before: tuple[str, ...], after: tuple[str, ...]
+) -> None:
+    unit = SERVICE[package.name]
+    first = pid(living, unit)
+    script(living, package, "prerm", *before)
+    script(living, package, "postrm", *before)
+    assert pid(living, unit) == first, "an upgrade stops nothing before"
+    script(living, package, "postinst", *after)
+    assert pid(living, unit) not in (first, "0")
+
+
+@services
+def test_an_upgrade_does_not_start_what_was_stopped(living: Sandbox, package: Package) -> None:
+    living.sh(f"systemctl stop {SERVICE[package.name]}")
+    script(living, package, "postinst", "configure", "0.0.9")
+    assert pid(living, SERVICE[package.name]) == "0"
+
+
+@services
+@pytest.mark.parametrize(
+    "arguments",
+    [("configure", ""), ("1",), ("abort-upgrade", "9"), ("abort-remove",)],
+    ids=lambda words: words[0],
+)
+def test_anything_but_an_upgrade_restarts_nothing(
+    living: Sandbox, package: Package, arguments: tuple[str, ...]
+) -> None:
+    before = pid(living, SERVICE[package.name])
+    script(living, package, "postinst", *arguments)
+    assert pid(living, SERVICE[package.name]) == before
+
+
+@services
+def test_a_service_that_does_not_come_back_is_told_and_does_not_break_dpkg(
+    living: Sandbox, package: Package
+) -> None:
+    unit = SERVICE[package.name]
+    worse = f"/etc/systemd/system/{unit}.d/worse.conf"
+    living.write_text(worse, "[Service]\nExecStart=\nExecStart=/nowhere\n")
+    said = script(living, package, "postinst", "configure", "0.0.9")
+    living.sh(f"rm {worse}; systemctl stop {unit}")
+    assert f"{unit} did not come back" in said
+
+
+def test_our_own_upgrade_restarts_by_itself(living: Sandbox) -> None:
+    unit = SERVICE[AGENT.name]
+    before = pid(living, unit)
+    living.sh(f"mkdir -p /run/exclave-upgrade; touch {RUNNING}")
+    script(living, AGENT, "postinst", "configure", "0.0.9")
+    script(living, RUNTIME_CPU, "postinst", "configure", "0.0.9")
+    living.sh(f"rm {RUNNING}")
+    assert pid(living, unit) == before
+
+
+def test_a_new_runtime_is_taken_up_by_an_agent_that_runs(living: Sandbox) -> None:
+    unit = SERVICE[AGENT.name]
+    before = pid(living, unit)
+    script(living, RUNTIME_CPU, "postinst", "configure", "")
+    assert pid(living, unit) == before, "a first runtime changes nothing that is loaded"
+    script(living, RUNTIME_CPU, "postinst", "2")
+    assert pid(living, unit) not in (before, "0")
+    living.sh(f"systemctl stop {unit}")
+    said = script(living, RUNTIME_CPU, "postinst", "configure", "0.0.9")
+    assert (said, pid(living, unit)) == ("", "0")
+
+
+def test_a_socket_is_restarted_only_when_its_unit_has_changed(living: Sandbox) -> None:
+    socket, since = "exclave-worker.socket", "ActiveEnterTimestampMonotonic"
+    living.sh(f"systemctl enable --now --quiet {socket}")
+    before = living.show(socket, since)
+    script(living, AGENT, "postinst", "configure", "0.0.9")
+    assert living.show(socket, since) == before
+    living.sh(f"echo '# changed' >>/usr/lib/systemd/system/{socket}")
+    script(living, AGENT, "postinst", "configure", "0.0.9")
+    assert living.show(socket, since) != before
+    assert living.show(socket, "ActiveState")["ActiveState"] == "active"
+
+
+@services
+def test_an_rpm_that_is_erased_stops_disables_and_keeps_the_state(
+    living: Sandbox, package: Package
+) -> None:
+    unit = SERVICE[package.name]
+    home = "/var/lib/exclave" if package is AGENT else "/var/lib/exclave-coordinator"
+    living.sh(f"touch {home}/kept")
+    script(living, package, "prerm", "0")
+    script(living, package, "postrm", "0")
+    assert living.run(["systemctl", "is-active", unit], code=None).stdout.strip() == "inactive"
+    assert living.run(["systemctl", "is-enabled", unit], code=None).stdout.strip() == "disabled"
+    living.sh(f"test -e {home}/kept; test -d /etc/systemd/system/{unit}.d")

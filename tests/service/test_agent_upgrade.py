@@ -65,6 +65,17 @@ def incidents(up: Installed) -> list[dict[str, Any]]:
     return [row["body"] for row in rows if row["type"] == "INCIDENT"]
 
 
+def last_incident(up: Installed, version: str) -> dict[str, Any]:
+    """The newest incident, once it is about that version: the agent looks every few seconds."""
+
+    def told() -> dict[str, Any] | None:
+        found = incidents(up)
+        return found[-1] if found and version in found[-1]["detail"] else None
+
+    found: dict[str, Any] = wait_for(f"an incident about {version}", told, 40)
+    return found
+
+
 def running_version(up: Installed) -> str:
     """Of the agent that answers; empty while none does."""
     return str(up.status().get("version", ""))
@@ -93,7 +104,7 @@ def test_a_newer_signed_version_takes_over_with_state_and_settings_kept(up: Inst
     assert status["release"]["version"] == 1
     assert up.box.read_text(SETTINGS) == edited
     assert up.call("/v2/models/fraud")[0] == 200
-    assert [each["code"] for each in incidents(up)] == ["upgrade_done"]
+    assert last_incident(up, GOOD)["code"] == "upgrade_done"
     assert f"Version: {GOOD}" in up.box.sh("dpkg -s exclave-agent")
 
 
@@ -112,8 +123,7 @@ def test_a_version_that_is_not_well_is_rolled_back_and_reported(
     assert (upgrade["outcome"], upgrade["from"], upgrade["to"]) == ("reverted", GOOD, version)
     assert f"Version: {GOOD}" in up.box.sh("dpkg -s exclave-agent")
     assert up.call("/v2/models/fraud")[0] == 200
-    last = incidents(up)[-1]
-    assert last["code"] == "upgrade_reverted" and version in last["detail"]
+    assert last_incident(up, version)["code"] == "upgrade_reverted"
     # The centre hears of it with the record.
     wait_for(
         "the record at the centre",

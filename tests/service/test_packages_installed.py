@@ -54,7 +54,7 @@ def test_nothing_starts_before_it_is_enrolled_and_purge_leaves_nothing(
     assert shown == {"ActiveState": "inactive", "ConditionResult": "no"}
     assert "not enrolled" in installed.agent("install", code=1)
     assert "exclave-agent-install" in box.sh("ls /usr/share/man/man1")
-    assert box.sh("ls /usr/share/bash-completion/completions").split() >= ["exclave-agent"]
+    assert "exclave-agent" in box.sh("ls /usr/share/bash-completion/completions").split()
 
     installed.agent("install", "--token-file", installed.token())
     override = "/etc/systemd/system/exclave-agent.service.d/override.conf"

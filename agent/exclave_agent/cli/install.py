@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
-    from exclave_agent.install.steps import Change
+    from exclave_agent.install.change import Change
 
 
 @click.command()
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="What protects the agent's keys at rest: the TPM, a secret of this host, or nothing.",
 )
+@click.option("--reseal", is_flag=True, help="Replace the key that protects them by a new one.")
 @click.option("--gpu/--no-gpu", default=None, help="Let workers use the GPU.  [default: look]")
 @click.option("--no-start", is_flag=True, help="Enable, and leave the start to you.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
@@ -41,6 +42,7 @@ def command(
     coordinator: str,
     name: str,
     seal: str,
+    reseal: bool,
     gpu: bool | None,
     no_start: bool,
     dry_run: bool,
@@ -62,6 +64,7 @@ def command(
         coordinator=coordinator,
         name=name,
         seal=seal,
+        reseal=reseal,
         gpu=gpu,
         start=not no_start,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
@@ -14,7 +15,9 @@ from exclave_agent.cli import home_option
 @click.command()
 @click.option(
     "--token-file",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    type=click.File("rb"),
+    # Opened before --home makes root the home's user, who may not read a file of root's.
+    is_eager=True,
     help="File with the join token; without it the token is read from stdin.",
 )
 @click.option("--name", default="", help="Agent name, where the token leaves it open.")
@@ -24,7 +27,7 @@ from exclave_agent.cli import home_option
     help="This home is an agent that was evicted: come back under the same name and keys.",
 )
 @home_option
-def command(token_file: Path | None, name: str, again: bool, home: Path | None) -> None:
+def command(token_file: BinaryIO | None, name: str, again: bool, home: Path | None) -> None:
     """Enroll this machine with a coordinator.
 
     The token comes from `exclave token create` and is never given on the command line, where
@@ -42,7 +45,7 @@ def command(token_file: Path | None, name: str, again: bool, home: Path | None) 
     settings = load_settings(home)
     if token_file is None and sys.stdin.isatty():
         click.echo("paste the join token and press Enter:", err=True)
-    given = token_file.read_bytes() if token_file is not None else sys.stdin.buffer.readline()
+    given = token_file.read() if token_file is not None else sys.stdin.buffer.readline()
     try:
         token = JoinToken.decode(given.decode("ascii", "replace").strip())
     except IdentityFormatError as error:

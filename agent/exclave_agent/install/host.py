@@ -126,6 +126,12 @@ class SystemHost:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
+        # The name as well: what was sealed with a key that a power cut then takes is lost.
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def remove(self, path: Path) -> None:
         """See `Host`."""

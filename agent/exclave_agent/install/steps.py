@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from exclave_agent import sealing
 from exclave_agent.config import DEFAULT_HOME
-from exclave_agent.errors import AgentError
 from exclave_agent.install import units
-from exclave_agent.install.host import Host, Ran
+from exclave_agent.install.change import Change, InstallRefused, must
+from exclave_agent.install.host import Host
+from exclave_agent.install.seal import Seal
 from exclave_agent.upgrade.trust import FILE, ROOT_FOLDER, Trust
 from exclave_protocol.errors import IdentityFormatError
 from exclave_protocol.identity import JoinToken, SpiffeId
@@ -29,12 +29,6 @@ TRUST_FILE: Final = ROOT_FOLDER / FILE
 RUNTIMES: Final = Path("/opt/exclave/runtimes")
 
 
-class InstallRefused(AgentError):
-    """The machine is not as it must be, or a step failed; the message says which and what to do."""
-
-    code = "install_refused"
-
-
 @dataclass(frozen=True, slots=True)
 class Options:
     """What was asked for on the command line."""
@@ -45,17 +39,11 @@ class Options:
     """host:port that the token must lead to; empty: wherever it leads."""
     name: str = ""
     seal: str = "auto"
+    reseal: bool = False
+    """Replace the credential by a new one."""
     gpu: bool | None = None
     """None: look."""
     start: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One thing to do, in words and as a deed."""
-
-    what: str
-    do: Callable[[], object]
 
 
 class Installation:
@@ -65,8 +53,9 @@ class Installation:
         """`random` gives the sealing key's bytes."""
         self._host = host
         self._options = options
-        self._random = random
+        self._seal = Seal(host, options.seal, random)
         self._units_changed = False
+        self._stopped = False
         self._token: JoinToken | None = None
 
     def check(self) -> list[str]:
@@ -93,7 +82,7 @@ class Installation:
                 f"{units.SHIPPED / units.AGENT} is missing: install the package exclave-agent"
             )
         self._check_token()
-        self._check_seal()
+        self._seal.check(anew=self._options.reseal)
         if not host.glob(RUNTIMES, "*"):
             return [
                 "no inference runtime is installed: without the package exclave-runtime-cpu (or "
@@ -129,23 +118,13 @@ class Installation:
             )
         self._token = token
 
-    def _check_seal(self) -> None:
-        host = self._host
-        if host.exists(sealing.CREDENTIAL_FILE):
-            return
-        vault = host.read(IDENTITY / "vault.key")
-        if vault is not None and sealing.is_sealed(vault):
-            raise InstallRefused(
-                f"the keys in {DEFAULT_HOME} are sealed, and {sealing.CREDENTIAL_FILE} is missing: "
-                "restore it from the backup of this machine; a new one would not open them"
-            )
-
     def changes(self) -> Iterator[Change]:
         """What is to be done, each computed when its turn comes. Raises: InstallRefused."""
         yield from self._users()
         yield from self._home()
-        yield from self._seal()
+        yield from self._seal.first()
         yield from self._join()
+        yield from self._reseal()
         yield from self._trust()
         yield from self._drop_ins()
         yield from self._start()
@@ -156,7 +135,7 @@ class Installation:
         if not (self._host.has_user(units.USER) and self._host.has_user(units.WORKER_USER)):
             yield Change(
                 f"create the users {units.USER} and {units.WORKER_USER}",
-                lambda: self._must(["systemd-sysusers", "exclave-agent.conf"]),
+                lambda: must(self._host, ["systemd-sysusers", "exclave-agent.conf"]),
             )
 
     def _home(self) -> Iterator[Change]:
@@ -172,30 +151,6 @@ class Installation:
                 f"agent's? If it is this one's: chown -R {units.USER}: {DEFAULT_HOME}"
             )
 
-    def _seal(self) -> Iterator[Change]:
-        if self._options.seal == "none" or self._host.exists(sealing.CREDENTIAL_FILE):
-            return
-        what = {"auto": "the TPM or this host's secret", "tpm2": "the TPM", "host": "its secret"}
-        yield Change(
-            f"make {sealing.CREDENTIAL_FILE}, a key under {what[self._options.seal]}, which "
-            "seals the agent's keys",
-            self._make_credential,
-        )
-
-    def _make_credential(self) -> None:
-        done = self._must(
-            [
-                "systemd-creds",
-                "encrypt",
-                f"--name={sealing.CREDENTIAL}",
-                f"--with-key={self._options.seal}",
-                "-",
-                "-",
-            ],
-            self._random(sealing.KEY_BYTES),
-        )
-        self._host.write(sealing.CREDENTIAL_FILE, done.out, 0o600)
-
     def _join(self) -> Iterator[Change]:
         if self._host.exists(JOINED):
             return
@@ -203,10 +158,17 @@ class Installation:
         yield Change(
             "enroll with the coordinator; this spends the token",
             # It becomes the home's user by itself.
-            lambda: self._must(
-                [COMMAND, "join", "--home", str(DEFAULT_HOME), *name], self._options.token
+            lambda: must(
+                self._host,
+                [COMMAND, "join", "--home", str(DEFAULT_HOME), *name],
+                self._options.token,
             ),
         )
+
+    def _reseal(self) -> Iterator[Change]:
+        if self._options.reseal or self._seal.begun:
+            self._stopped = True
+            yield from self._seal.anew()
 
     def _trust(self) -> Iterator[Change]:
         """Kept where only root writes: a subverted agent must not choose who upgrades it."""
@@ -250,7 +212,7 @@ class Installation:
             else:
                 self._host.write(path, wanted, 0o644)
             if path == units.GPU_SYSUSERS and wanted is not None:
-                self._must(["systemd-sysusers", str(path)])
+                must(self._host, ["systemd-sysusers", str(path)])
 
         return Change(f"{'remove' if wanted is None else 'write'} {path}", do)
 
@@ -260,23 +222,24 @@ class Installation:
         names = list(units.STARTED)
         if self._state("is-enabled", names) != ["enabled"] * len(names):
             yield Change(
-                f"enable {', '.join(names)}", lambda: self._must(["systemctl", "enable", *names])
+                f"enable {', '.join(names)}",
+                lambda: must(self._host, ["systemctl", "enable", *names]),
             )
         if not self._options.start:
             return
         active = self._state("is-active", names) == ["active"] * len(names)
-        if not active or self._units_changed:
-            verb = "restart" if active else "start"
+        if not active or self._stopped or self._units_changed:
+            verb = "restart" if active and not self._stopped else "start"
             yield Change(f"{verb} the agent, and wait until it is ready", lambda: self._run(verb))
 
     def _daemon_reload(self) -> None:
-        self._must(["systemctl", "daemon-reload"])
+        must(self._host, ["systemctl", "daemon-reload"])
 
     def _state(self, verb: str, names: list[str]) -> list[str]:
         return self._host.run(["systemctl", verb, *names]).out.decode().split()
 
     def _run(self, verb: str) -> None:
-        self._must(["systemctl", "start", *units.STARTED[:-1]])
+        must(self._host, ["systemctl", "start", *units.STARTED[:-1]])
         done = self._host.run(["systemctl", verb, units.AGENT])
         if done.code == 0 and self._state("is-active", [units.AGENT]) == ["active"]:
             return
@@ -288,14 +251,6 @@ class Installation:
             f"{lines.out.decode('utf-8', 'replace').strip()}\n"
             "look at: journalctl --namespace=exclave -u exclave-agent; then run install again"
         )
-
-    def _must(self, argv: list[str], stdin: bytes = b"") -> Ran:
-        done = self._host.run(argv, stdin)
-        if done.code != 0:
-            words = " ".join(argv[:2])
-            said = done.err.strip() or done.last_line
-            raise InstallRefused(f"`{words}` failed: {said.removeprefix('error: ')}")
-        return done
 
 
 def uninstall(host: Host) -> Iterator[Change]:
@@ -311,7 +266,7 @@ def uninstall(host: Host) -> Iterator[Change]:
     if "enabled" in states or "active" in active:
         yield Change(
             f"stop and disable {', '.join(names)}",
-            lambda: _must(host, ["systemctl", "disable", "--now", *names]),
+            lambda: must(host, ["systemctl", "disable", "--now", *names]),
         )
     removed = False
     for each in units.drop_ins(0, gpu=False):
@@ -321,14 +276,8 @@ def uninstall(host: Host) -> Iterator[Change]:
     if removed:
         yield Change(
             "have systemd read its units again",
-            lambda: _must(host, ["systemctl", "daemon-reload"]),
+            lambda: must(host, ["systemctl", "daemon-reload"]),
         )
-
-
-def _must(host: Host, argv: list[str]) -> None:
-    done = host.run(argv)
-    if done.code != 0:
-        raise InstallRefused(f"`{' '.join(argv[:2])}` failed: {done.last_line}")
 
 
 @dataclass(frozen=True, slots=True)
