@@ -5,8 +5,9 @@ SHELL := /bin/bash
 PY := PYTHONPATH=tests .venv/bin/python
 # Packages may be fetched while setting up; nothing else here uses the network.
 
-.PHONY: help setup demo test check lint format types imports proto \
-        bench bench-governance bench-inference bench-audit bench-fleet bench-idle clean
+.PHONY: help setup demo test test-service test-service-trixie packages packages-twice check lint \
+        format types imports proto bench bench-governance bench-inference bench-audit bench-fleet \
+        bench-idle bench-service clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -19,6 +20,18 @@ demo: setup  ## the main job, end to end, narrated (writes demo-summary.json)
 
 test: setup  ## everything a machine without a GPU can test
 	@$(PY) -m pytest -q
+
+test-service: setup  ## the packaged services alone, in a real systemd (Debian 12)
+	@$(PY) -m pytest -q tests/service
+
+test-service-trixie: setup  ## the same in Debian 13: weekly
+	@EXCLAVE_TEST_SUITE=trixie $(PY) -m pytest -q tests/service
+
+packages: setup  ## .deb and .rpm of agent, coordinator, CLI and CPU runtime, into build/packages
+	@$(PY) packaging/packages/build.py
+
+packages-twice: setup  ## build every package twice: the same bits, or a failure
+	@$(PY) packaging/packages/build.py --check-reproducible
 
 check: setup lint types imports  ## every gate: ruff, mypy --strict, import-linter, generated code
 	@$(PY) proto/generate.py --check
@@ -40,7 +53,7 @@ imports: setup
 proto: setup  ## regenerate exclave_protocol/pb from proto/exclave/v1
 	@$(PY) proto/generate.py
 
-bench: bench-governance bench-audit bench-fleet bench-inference bench-idle  ## all benchmarks
+bench: bench-governance bench-audit bench-fleet bench-inference bench-idle bench-service  ## all benchmarks
 
 # Peers live in their own environment, so that they never shape ours.
 .venv-bench/ready: packaging/bench-requirements.txt | setup
@@ -60,6 +73,9 @@ bench-inference: .venv-bench/ready  ## tokens per second against llama.cpp's ser
 
 bench-idle: setup  ## idle memory and start-up time
 	@$(PY) bench/idle.py
+
+bench-service: setup  ## the system service: exposure, size, time to ready, idle cost
+	@$(PY) bench/service.py
 
 clean:  ## remove what was built here (the shared cache of wheels and models stays)
 	rm -rf .venv .venv-bench build bench/results demo-summary.json .mypy_cache .ruff_cache .pytest_cache

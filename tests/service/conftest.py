@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Generator, Iterator
@@ -55,8 +56,8 @@ def _tree(suite: str) -> Path:
 
 @pytest.fixture(scope="session")
 def bookworm() -> Path:
-    """A Debian 12 tree."""
-    return _tree("bookworm")
+    """A Debian 12 tree; another suite's where EXCLAVE_TEST_SUITE names one (weekly: trixie)."""
+    return _tree(os.environ.get("EXCLAVE_TEST_SUITE", "bookworm"))
 
 
 @pytest.fixture(scope="session")
