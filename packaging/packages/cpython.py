@@ -147,16 +147,21 @@ def interpreter(debs: tuple[Deb, ...]) -> Path:
     for part in (*(f"{deb.name} {deb.version} {deb.sha256}" for deb in debs), *_recipe()):
         key.update(part.encode() + b"\0")
     folder = tools.cache() / f"cpython-{key.hexdigest()[:16]}"
-    if not folder.exists():
-        say("making the interpreter, once for these Debian packages")
-        with tempfile.TemporaryDirectory(dir=tools.cache()) as scratch:
-            unpacked = Path(scratch) / "unpacked"
-            for path in fetch(debs):
-                run(["dpkg-deb", "-x", path, unpacked])
-            made = Path(scratch) / "made"
-            _make(unpacked, made)
-            made.rename(folder)
+    with tools.alone(tools.cache()):
+        if not folder.exists():
+            say("making the interpreter, once for these Debian packages")
+            _unpack_and_make(debs, folder)
     return folder
+
+
+def _unpack_and_make(debs: tuple[Deb, ...], folder: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=tools.cache()) as scratch:
+        unpacked = Path(scratch) / "unpacked"
+        for path in fetch(debs):
+            run(["dpkg-deb", "-x", path, unpacked])
+        made = Path(scratch) / "made"
+        _make(unpacked, made)
+        made.rename(folder)
 
 
 def _recipe() -> list[str]:

@@ -115,9 +115,14 @@ def _download(asked: list[str], llama: Path | None) -> Path:
         parts.append(tools.digest(llama))
     key = sha256("\n".join(parts).encode()).hexdigest()[:16]
     folder = tools.cache() / f"wheels-{key}"
-    if folder.exists():
-        return folder
-    say(f"downloading wheels for {len(asked)} requirements")
+    with tools.alone(tools.cache()):
+        if not folder.exists():
+            say(f"downloading wheels for {len(asked)} requirements")
+            _pip(asked, llama, folder)
+    return folder
+
+
+def _pip(asked: list[str], llama: Path | None, folder: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--only-binary=:all:", "--implementation=cp", "--python-version=3.11"]
     command += ["--abi=cp311", "--abi=abi3", "--abi=none"]
@@ -129,7 +134,6 @@ def _download(asked: list[str], llama: Path | None) -> Path:
         made = Path(scratch) / "made"
         run([*command, f"--dest={made}", *asked])
         made.rename(folder)
-    return folder
 
 
 def unpack(wheel: Wheel, site: Path) -> None:

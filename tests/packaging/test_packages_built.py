@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -102,8 +103,10 @@ def test_the_agent_without_runtimes_is_at_most_35_mb(built: Path) -> None:
 
 
 def test_two_builds_in_two_folders_are_the_same_bit_for_bit(tmp_path: Path) -> None:
-    for name in ("one", "another-and-longer"):
-        build("--only", CLI.name, "--version", "0.1.1", "--out", tmp_path / name)
+    words = ("--only", CLI.name, "--version", "0.1.1", "--out")
+    with ThreadPoolExecutor() as pool:
+        folders = (tmp_path / name for name in ("one", "another-and-longer"))
+        assert all(pool.map(lambda folder: build(*words, folder), folders))
     for file in names_of(CLI, "0.1.1"):
         first, second = (tmp_path / name / file for name in ("one", "another-and-longer"))
         assert first.read_bytes() == second.read_bytes(), file
@@ -252,6 +255,29 @@ def test_commands_their_completion_and_their_manual(unpacked: Unpacked, package:
             assert f"complete -o nosort -F _{command.name.replace('-', '_')}" in bash.read_text()
             assert (root / f"usr/share/zsh/vendor-completions/_{command.name}").exists()
             assert (root / f"usr/share/fish/vendor_completions.d/{command.name}.fish").exists()
+
+
+@pytest.mark.parametrize(
+    ("package", "words", "offered"),
+    [
+        (AGENT, "exclave-agent aud", "audit"),
+        (COORDINATOR, "exclave-coordinator ser", "serve"),
+        (CLI, "exclave release pub", "publish"),
+    ],
+    ids=lambda one: getattr(one, "name", ""),
+)
+def test_completion_offers_subcommands(
+    unpacked: Unpacked, package: Package, words: str, offered: str
+) -> None:
+    name = words.split()[0]
+    env = {
+        f"_{name.replace('-', '_').upper()}_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+    }
+    launcher = home(unpacked(package), package) / "bin" / name
+    said = run([python_of(unpacked, package), "-I", launcher], env=env).stdout
+    assert said.strip() == f"plain,{offered}"
 
 
 @pytest.mark.parametrize("package", BUILT, ids=lambda one: one.name)

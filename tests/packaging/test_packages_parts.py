@@ -108,7 +108,7 @@ def test_the_description_of_a_package(tmp_path: Path) -> None:
     assert made["mtime"] == "2023-11-14T22:13:20Z"
     assert made["overrides"]["deb"]["depends"] == ["libc6 (>= 2.36)", "libstdc++6"]
     assert made["overrides"]["rpm"]["depends"] == ["glibc >= 2.36", "libstdc++.so.6()(64bit)"]
-    assert made["scripts"] == {}
+    assert set(made["scripts"]) == {"postremove"}
     contents = {(entry["dst"], entry.get("packager")): entry for entry in made["contents"]}
     assert contents["/opt/exclave", None]["type"] == "dir"
     assert contents["/opt/exclave/cli", None]["type"] == "tree"
