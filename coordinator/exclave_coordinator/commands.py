@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from exclave_coordinator.errors import CoordinatorError
+from exclave_protocol.identity import ROLES
 
 # Everything heavy (gRPC, SQLAlchemy, cryptography) is imported by the command that needs it:
 # --help must answer within 0.3 s.
@@ -211,6 +212,70 @@ def _passphrase(file: Path | None) -> bytes:
 def _warn_of(names: tuple[str, ...], what: str) -> None:
     for name in names:
         click.echo(f"warning: {name} {what}", err=True)
+
+
+@main.group()
+def operator() -> None:
+    """Operators' certificates, from this machine: for when no administrator is left."""
+
+
+@operator.command()
+@_HOME
+@click.argument("name")
+@click.option("--role", type=click.Choice(ROLES), required=True)
+@click.option(
+    "-o",
+    "--output",
+    "folder",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Profile folder, absent or empty.",
+)
+@click.option(
+    "--days",
+    type=click.IntRange(1, 365),
+    help="How long it holds.  [default: operator_certificate_seconds]",
+)
+def issue(home: Path, name: str, role: str, folder: Path, days: int | None) -> None:
+    """Make a key and a profile for NAME, whether a coordinator serves or not.
+
+    Whoever may read the CA's key may do this, with no operator's consent; so it is put on the
+    operators' record as done here (IssueOperatorLocally). Where an administrator is left, let
+    `exclave operator issue` do it: there the key never leaves its user's machine.
+    """
+    from datetime import UTC, datetime
+    from importlib.metadata import version
+
+    from exclave_coordinator.home import Home, Operator, issue_operator
+    from exclave_coordinator.system import SystemClock, SystemRng
+
+    expires = issue_operator(
+        Home(home),
+        folder,
+        Operator(name, role, (days or 0) * 86_400),
+        version=version("exclave"),
+        clock=SystemClock(),
+        rng=SystemRng(),
+    )
+    until = datetime.fromtimestamp(expires, UTC)
+    click.echo(f"{name} is {role} until {until:%Y-%m-%dT%H:%M:%SZ}; profile: {folder}")
+
+
+@operator.command("list")
+@_HOME
+def list_operators(home: Path) -> None:
+    """Every certificate that was issued to an operator, the last to end first."""
+    from datetime import UTC, datetime
+
+    from exclave_coordinator.home import Home
+    from exclave_coordinator.storage.database import once
+    from exclave_coordinator.system import SystemClock
+
+    now = SystemClock().now()
+    for found in once(Home(home).database, lambda tx: tx.operators.certificates()):
+        until = datetime.fromtimestamp(found.not_after, UTC)
+        word = "until" if found.not_after > now else "ended"
+        click.echo(f"{found.name} {found.role} {word} {until:%Y-%m-%dT%H:%M:%SZ}")
 
 
 @main.group()

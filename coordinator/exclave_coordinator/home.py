@@ -1,4 +1,4 @@
-"""The coordinator's home: where its files are, and how a new one is made."""
+"""The coordinator's home: its files, how a new one is made, operators' profiles made at it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from exclave_coordinator import config
+from exclave_coordinator.audit.oplog import OK, Act, OperatorLog
 from exclave_coordinator.config import Settings
 from exclave_coordinator.errors import SetupError
 from exclave_coordinator.fleet.certificates import (
@@ -27,8 +28,12 @@ from exclave_coordinator.fleet.certificates import (
     private_pem,
     to_pem,
 )
-from exclave_coordinator.ports import Clock, Rng
+from exclave_coordinator.fleet.enroll import name as checked_name
+from exclave_coordinator.ports import Clock, Issued, Rng, Tx
 from exclave_coordinator.storage import files
+from exclave_protocol.checkpoint import operator_origin
+from exclave_protocol.identity import SpiffeId
+from exclave_protocol.note import SigningKey
 
 DEFAULT_HOME = "/var/lib/exclave-coordinator"
 FIRST_OPERATOR = "admin"
@@ -81,6 +86,11 @@ class Home:
     def run(self) -> Path:
         """Files of the running process: lock, endpoints.json, spool."""
         return self.path / "run"
+
+    @property
+    def restored_mark(self) -> Path:
+        """restored.json: there from a restore until the first `serve`."""
+        return self.path / "restored.json"
 
     def key(self, name: str) -> Path:
         """One of ONLINE_KEYS."""
@@ -145,9 +155,30 @@ def _lock(handle: int, home: Home) -> None:
         ) from error
 
 
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """For whom a profile is made."""
+
+    name: str
+    role: str
+    seconds: int
+    """How long the certificate holds; 0: as the settings say."""
+
+
 @contextmanager
 def building(path: Path) -> Iterator[Home]:
     """A home that is filled beside `path` and becomes it when the block ends well.
+
+    Raises: SetupError (as `filling`).
+    """
+    advice = "choose another --home, or run `exclave-coordinator doctor` on this one"
+    with filling(path, advice, code="home_exists") as beside:
+        yield Home(beside)
+
+
+@contextmanager
+def filling(path: Path, advice: str, *, code: str = "setup") -> Iterator[Path]:
+    """A private folder beside `path`, which becomes it when the block ends well.
 
     Whole, or not at all: the rename is atomic, and `path` must be absent or empty.
     Raises: SetupError (there is something already; the parent is missing or not writable).
@@ -155,20 +186,18 @@ def building(path: Path) -> Iterator[Home]:
     path = path.absolute()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise SetupError(
-            f"{path} exists and is not empty: nothing was changed. Choose another --home, or "
-            "run `exclave-coordinator doctor` on this one",
-            code="home_exists",
+            f"{path} exists and is not empty: nothing was changed; {advice}", code=code
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
         raise SetupError(
-            f"cannot write beside {path} ({error.strerror}): choose another --home or run as a "
+            f"cannot write beside {path} ({error.strerror}): choose another place or run as a "
             "user who may"
         ) from error
     try:
-        yield Home(beside)
+        yield beside
         beside.rename(path)
         files.sync_folder(path.parent)
     except OSError as error:
@@ -198,26 +227,106 @@ def _fill(home: Home, settings: Settings, clock: Clock, rng: Rng) -> None:
         files.write(home.key(name), files.ed25519_pem(key))
     files.write(home.settings_file, config.render(settings).encode())
     database.create(home.database)
-    _first_operator(home, settings, authority)
+    _first_operator(home, settings, authority, clock.now())
 
 
-def _first_operator(home: Home, settings: Settings, authority: Authority) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    request = parse_request(new_request(key))
-    issued = authority.issue_operator(request, FIRST_OPERATOR, "admin", FIRST_OPERATOR_SECONDS)
+def _first_operator(home: Home, settings: Settings, authority: Authority, now: int) -> None:
+    from exclave_coordinator.storage import database
+
     folder = home.operators / FIRST_OPERATOR
     folder.mkdir(mode=files.PRIVATE_FOLDER)
+    first = Operator(FIRST_OPERATOR, "admin", FIRST_OPERATOR_SECONDS)
+    issued = _fill_profile(folder, home, settings, authority, first)
+
+    def job(tx: Tx) -> None:
+        tx.operators.insert_certificate(
+            first.name, first.role, issued.serial, issued.not_after, now
+        )
+
+    database.once(home.database, job, writing=True)
+
+
+def issue_operator(
+    home: Home, folder: Path, operator: Operator, *, version: str, clock: Clock, rng: Rng
+) -> int:
+    """Make the profile `folder`, absent or empty until now; returns its end (epoch seconds).
+
+    For whoever may read the CA's key, when no administrator's certificate is left to ask with.
+    A coordinator may serve meanwhile: what this writes, it reads from the database every time.
+    MUST: the record is durable before the profile is there.
+    Raises: SetupError (`folder` holds something; keys; restored and not served yet), Invalid,
+    StorageForeign, StorageError.
+    """
+    from exclave_coordinator.storage import database
+
+    checked_name(operator.name, "operator")
+    settings = config.load(home.settings_file)
+    if home.restored_mark.exists():
+        raise SetupError(
+            "this home was restored and not served since: start the coordinator first, as the "
+            "restore must be on the operators' record before anything else"
+        )
+    authority = home.authority(settings, clock, rng)
+    domain = settings.trust_domain
+    key = SigningKey(operator_origin(domain), files.load_ed25519(home.key("operators")))
+    log = OperatorLog(key, domain, version, clock=clock)
+    act = Act(
+        str(SpiffeId.coordinator(domain)),
+        "coordinator",
+        "IssueOperatorLocally",
+        f"operator/{operator.name}",
+        {"role": operator.role, "uid": str(os.getuid())},
+    )
+    with filling(folder, "choose another folder with -o") as beside:
+        issued = _fill_profile(beside, home, settings, authority, operator)
+        _leave_to_owner(beside, folder, home)
+
+        def job(tx: Tx) -> None:
+            tx.operators.insert_certificate(
+                operator.name, operator.role, issued.serial, issued.not_after, clock.now()
+            )
+            log.append(tx, act, OK)
+
+        database.once(home.database, job, writing=True)
+    return issued.not_after
+
+
+def _fill_profile(
+    folder: Path, home: Home, settings: Settings, authority: Authority, operator: Operator
+) -> Issued:
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = parse_request(new_request(key))
+    ttl = operator.seconds or settings.operator_certificate_seconds
+    issued = authority.issue_operator(request, operator.name, operator.role, ttl)
     files.write(folder / "key.pem", private_pem(key))
     files.write(folder / "cert.pem", to_pem(issued.chain))
     files.write(folder / "ca.pem", authority.pem)
-    port = config.split_endpoint(settings.listen)[1]
     write_profile(
         folder,
-        endpoint=config.join_endpoint(settings.dial_host, port),
-        name=FIRST_OPERATOR,
-        role="admin",
+        endpoint=_dialled(home, settings),
+        name=operator.name,
+        role=operator.role,
         trust_domain=settings.trust_domain,
     )
+    return issued
+
+
+def _dialled(home: Home, settings: Settings) -> str:
+    """Where operators find the coordinator; a port 0 is known once it has served."""
+    port = config.split_endpoint(settings.listen)[1]
+    endpoints = home.run / "endpoints.json"
+    if port == 0 and endpoints.exists():
+        return str(json.loads(endpoints.read_bytes())["session"])
+    return config.join_endpoint(settings.dial_host, port)
+
+
+def _leave_to_owner(beside: Path, folder: Path, home: Home) -> None:
+    """What root makes inside the home belongs to the home's user, as all else there."""
+    if os.geteuid() != 0 or not folder.resolve().is_relative_to(home.path.resolve()):
+        return
+    owner = home.path.stat()
+    for path in (beside, *beside.iterdir()):
+        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def write_profile(folder: Path, **fields: str) -> None:

@@ -381,6 +381,10 @@ class Operators(Protocol):
         self, name: str, role: str, serial: str, not_after: int, issued: int
     ) -> None: ...
 
+    def certificates(self) -> Sequence[OperatorCertificate]:
+        """Every one that was issued, the last to end first."""
+        ...
+
 
 class Tx(Protocol):
     """One transaction: all of it happens, or nothing."""
@@ -451,6 +455,17 @@ class Issued:
     serial: str
     not_after: int
     """Seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorCertificate:
+    """A certificate that was issued to an operator; times in seconds since the epoch."""
+
+    name: str
+    role: str
+    serial: str
+    issued: int
+    not_after: int
 
 
 @dataclass(frozen=True, slots=True)

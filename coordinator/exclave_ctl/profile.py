@@ -78,7 +78,8 @@ class Profile:
         if expires <= datetime.now(UTC):
             raise CtlError(
                 f"this profile's certificate expired on {expires:%Y-%m-%d %H:%M} UTC",
-                f"ask an admin: exclave operator issue {self.name} --role {self.role} -o DIR",
+                f"ask an admin: exclave operator issue {self.name} --role {self.role} -o DIR; if "
+                "none is left, on the coordinator's machine: exclave-coordinator operator issue",
             )
         for authority in authorities:
             try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from exclave_ctl.client import Client
@@ -13,14 +15,45 @@ if TYPE_CHECKING:
     from exclave_protocol.pb import admin_pb2 as pb
 
 _LYING = "the coordinator may have been restored from an old copy, or tampered with: find out first"
+_OTHER_ROOT = "use the workspace that its keyholders signed; if there is none, make a new tenant"
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Publications of one role that this workspace saw and the coordinator no longer has."""
+
+    role: str
+    there: int
+    """The coordinator's version; 0: none."""
+    seen: int
+
+    def __str__(self) -> str:
+        return (
+            f"the coordinator has {self.role} {self.there or 'of no version'}, "
+            f"this workspace saw {self.seen}"
+        )
 
 
 def sync(client: Client, workspace: Workspace) -> None:
+    """As `survey`, for whoever needs a coordinator that has lost nothing.
+
+    Raises: CtlError (as `survey`; and publications are lost).
+    """
+    lost = survey(client, workspace)
+    if lost:
+        raise CtlError(
+            "; ".join(map(str, lost.values())),
+            "if it was restored from a backup, `exclave release publish "
+            f"{workspace.folder}` publishes again what it lacks; if not, find out who changed it",
+        )
+
+
+def survey(client: Client, workspace: Workspace) -> Mapping[str, Lost]:
     """Walk roots forward from the one we trust, then take targets they vouch for.
 
     Root version 1 must be the one drafted in this workspace. Expired metadata is taken (a new
-    release may be what renews it); older than what we saw is not.
-    Raises: CtlError (other root, rolled back, unsigned, coordinator away).
+    release may be what renews it); older than what we saw is not. Returns what was lost, by role.
+    Raises: CtlError (other root, unsigned, coordinator away).
     """
     tenant = client.tenant(workspace.tenant)
     if tenant.trust_domain != workspace.trust_domain:
@@ -30,56 +63,69 @@ def sync(client: Client, workspace: Workspace) -> None:
             "use the profile of the workspace's coordinator",
         )
     try:
-        _sync_roots(client, workspace, tenant)
-        _sync_targets(client, workspace)
+        seen_root = _sync_roots(client, workspace, tenant)
+        targets, seen_targets = _sync_targets(client, workspace)
     except MetadataError as error:
         raise CtlError(f"what the coordinator published: {error.message}", _LYING) from error
+    both = Lost("root", tenant.root_version, seen_root), Lost("targets", targets, seen_targets)
+    return {lost.role: lost for lost in both if lost.there < lost.seen}
 
 
-def _sync_roots(client: Client, workspace: Workspace, tenant: pb.Tenant) -> None:
-    from exclave_protocol.tufmeta import load_root, root_pin, verify_roots
+def _sync_roots(client: Client, workspace: Workspace, tenant: pb.Tenant) -> int:
+    """Take newer roots; returns the newest version that this workspace has seen."""
+    from exclave_protocol.tufmeta import load_root, verify_roots
 
     trusted = workspace.published_root()
     version = 0 if trusted is None else load_root(trusted).signed.version
-    if tenant.root_version < version:
-        raise CtlError(
-            f"the coordinator has root version {tenant.root_version}, this workspace has seen "
-            f"{version}",
-            _LYING,
-        )
+    if 0 < tenant.root_version < version:
+        _require_ours(_root(client, workspace, tenant.root_version), workspace, tenant.root_version)
     while version < tenant.root_version:
-        data = client.metadata(workspace.tenant, f"{version + 1}.root.json")
-        if data is None:
-            raise CtlError(f"the coordinator lacks root version {version + 1}", _LYING)
-        if version == 0 and root_pin(data) != workspace.root_pin():
-            raise CtlError(
-                f"tenant {workspace.tenant} was published with another root than this workspace's",
-                "use the workspace that its keyholders signed; if there is none, make a new tenant",
-            )
+        data = _root(client, workspace, version + 1)
+        if version == 0:
+            _require_ours(data, workspace, 1)
         verify_roots(trusted, [data])
         version += 1
         workspace.record_root(data, version)
         trusted = data
+    return version
 
 
-def _sync_targets(client: Client, workspace: Workspace) -> None:
+def _root(client: Client, workspace: Workspace, version: int) -> bytes:
+    data = client.metadata(workspace.tenant, f"{version}.root.json")
+    if data is None:
+        raise CtlError(f"the coordinator lacks root version {version}", _LYING)
+    return data
+
+
+def _require_ours(data: bytes, workspace: Workspace, version: int) -> None:
+    """The coordinator's root is the one of this workspace; signatures may differ."""
+    from exclave_protocol.tufmeta import root_pin
+
+    ours = workspace.root_pin() if version == 1 else root_pin(workspace.seen_root(version))
+    if root_pin(data) != ours:
+        raise CtlError(
+            f"tenant {workspace.tenant} was published with another root than this workspace's",
+            _OTHER_ROOT,
+        )
+
+
+def _sync_targets(client: Client, workspace: Workspace) -> tuple[int, int]:
+    """Take newer targets; returns the coordinator's version and the newest one seen."""
     from exclave_protocol.tufmeta import TARGETS, load_root, load_targets, require_signatures
 
     root = workspace.published_root()
     known = workspace.published_targets()
+    seen = 0 if known is None else load_targets(known).signed.version
     data = None if root is None else client.metadata(workspace.tenant, "targets.json")
     if data is None or root is None:
-        if known is not None:
-            raise CtlError("the coordinator no longer has this tenant's targets", _LYING)
-        return
+        return 0, seen
     if data == known:
-        return
+        return seen, seen
     targets = load_targets(data)
+    version = targets.signed.version
+    if version < seen:
+        # Not believed, only compared: a root that we saw may no longer vouch for it.
+        return version, seen
     require_signatures(targets, load_root(root).signed, TARGETS)
-    if known is not None and targets.signed.version < load_targets(known).signed.version:
-        raise CtlError(
-            f"the coordinator has targets version {targets.signed.version}, this workspace has "
-            "seen a newer one",
-            _LYING,
-        )
     workspace.record_targets(data)
+    return version, version

@@ -237,6 +237,16 @@ class Workspace:
         path = self.folder / "published" / f"{version}.root.json"
         return files.read(path, MAX_METADATA, "root") if path.exists() else None
 
+    def seen_root(self, version: int) -> bytes:
+        """A root that was published, so it must be here. Raises: CtlError naming its file."""
+        data = self.published_root(version)
+        if data is None:
+            raise CtlError(
+                f"{self.folder}/published/{version}.root.json is missing",
+                "restore the workspace from its backup",
+            )
+        return data
+
     def _root_versions(self) -> list[int]:
         names = (p.name.removesuffix(".root.json") for p in self._published("*.root.json"))
         return [int(name) for name in names if name.isdecimal()]
@@ -296,9 +306,13 @@ class Workspace:
         blob = self.folder / "blobs" / digest
         if blob.exists():
             return blob
-        known = self._index().get(digest)
-        path = None if known is None else Path(known)
+        path = self.place(digest)
         return path if path is not None and path.is_file() else None
+
+    def place(self, digest: str) -> Path | None:
+        """Where the file with this digest lay when it was added; None: it was built here."""
+        known = self._index().get(digest)
+        return None if known is None else Path(known)
 
     def _index(self) -> dict[str, str]:
         path = self.folder / "files.json"

@@ -41,7 +41,8 @@ def record(home: Home) -> list[Any]:
     """The operators' record, bodies only."""
 
     def job(tx: Any) -> list[Any]:
-        return [decode_leaf(leaf.data).body for leaf in tx.operators.leaves(0, 2**31)]
+        size = tx.operators.state().size
+        return [decode_leaf(leaf.data).body for leaf in tx.operators.leaves(0, size)]
 
     return once(home.database, job)
 
@@ -102,8 +103,9 @@ async def test_while_a_coordinator_serves_and_writes(tmp_path: Path) -> None:
         ]
     bundle = tmp_path / "bundle.zip"
     bundle.write_bytes(b"".join(chunks))
-    # An operators' log with a gap or a fork would not verify.
-    assert verify_bundle(bundle).verdict.name == "CONSISTENT", verify_bundle(bundle)
+    # Its signed root, its chain and its numbers: a fork or a gap would not verify.
+    steps = {s.number: s.verdict.name for s in verify_bundle(bundle).steps if s.number[0] == "5"}
+    assert steps == dict.fromkeys(("5.1", "5.2", "5.3", "5.4", "5.5", "5.6"), "WITNESSED")
     actions = [body.get("action") for body in record(centre.home)]
     assert (actions.count("IssueOperatorLocally"), actions.count("CreateTenant")) == (4, 24)
 
@@ -180,7 +182,7 @@ def test_the_list_has_every_certificate(home: Home, tmp_path: Path) -> None:
         ["eve", "auditor", "until"],
         ["old", "admin", "ended"],
     ]
-    assert done.output.endswith("old admin ended 1970-01-02 00:00 UTC\n")
+    assert done.output.endswith("old admin ended 1970-01-02T00:00:00Z\n")
 
 
 def test_root_leaves_the_home_to_its_user() -> None:

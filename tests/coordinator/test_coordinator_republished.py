@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,9 @@ from exclave_testing.coordinator import (
     running_coordinator,
 )
 from exclave_testing.ctl import Ctl
+from exclave_testing.processes import ROOT
+
+RUNBOOK = ROOT / "docs" / "coordinator-runbook.md"
 
 
 class Source:
@@ -92,6 +96,19 @@ def ctl(tmp_path: Path) -> Ctl:
     return Ctl(tmp_path / "home" / "operators" / "admin", tmp_path)
 
 
+def _as_the_runbook_says(ctl: Ctl, workspace: Path) -> str:
+    """The commands below "Publish again", as they stand there; returns what they said."""
+    page = RUNBOOK.read_text().partition("### Publish again\n")[2]
+    block = page.partition("```bash\n")[2].partition("```")[0]
+    block = block.replace("WORKSPACE", str(workspace)).replace("TENANT", "acme")
+    said = ""
+    for line in block.splitlines():
+        program, *words = shlex.split(line, comments=True) or [""]
+        assert program in ("exclave", ""), line
+        said += ctl(*words).output if words else ""
+    return said
+
+
 async def _publish_many(ctl: Ctl, workspace: Path, count: int) -> str:
     digests = [await asyncio.to_thread(_publish, ctl, workspace) for _ in range(count)]
     return digests[-1]
@@ -122,14 +139,16 @@ async def test_agents_take_what_is_published_again(ctl: Ctl, tmp_path: Path) -> 
         with pytest.raises(ReleaseRefused) as refused:
             await agent.refresh(member)
         assert refused.value.code == "rolled_back"
-        done = await asyncio.to_thread(ctl, "release", "publish", workspace)
-        assert "has targets 3, this workspace saw 5: publishing 5 again" in done.stderr
-        assert "published root 1 and targets 5; 2 files uploaded" in done.stdout
+        said = await asyncio.to_thread(_as_the_runbook_says, ctl, workspace)
+        assert "has targets 3, this workspace saw 5: publishing 5 again" in said
+        assert "published root 1 and targets 5; 2 files uploaded" in said
         targets = await agent.refresh(member)
         assert targets.targets_version == 5
         assert agent.snapshot_version() > max(seen, JUMP)
         assert targets.find(f"releases/{newest}.json") is not None
-        await centre.rollout("acme", newest)
+        assert (
+            await centre.read(lambda tx: tx.tenants.get("acme"))
+        ).desired.release_digest == newest
         # From here on all is as ever.
         await _publish_many(ctl, workspace, 1)
         assert (await agent.refresh(member)).targets_version == 6

@@ -12,7 +12,6 @@ from typing import BinaryIO
 
 from exclave_coordinator import config
 from exclave_coordinator.backup.archive import ARTIFACT, PIECE, Digesting, Head, read
-from exclave_coordinator.backup.resume import MARKER
 from exclave_coordinator.backup.seal import MAGIC, Opener, is_sealed
 from exclave_coordinator.errors import SetupError, StorageForeign
 from exclave_coordinator.home import Home, building
@@ -51,7 +50,7 @@ def restore(file: Path, path: Path, *, clock: Clock, rng: Rng, passphrase: bytes
             folder.mkdir(mode=files.PRIVATE_FOLDER, exist_ok=True)
         _check(home, members.head, clock, rng)
         mark = {"created": members.head.created, "manifest_sha256": digest}
-        files.write(home.path / MARKER, json.dumps(mark).encode() + b"\n")
+        files.write(home.restored_mark, json.dumps(mark).encode() + b"\n")
         _sync(home.path)
     return Restored(Home(path.absolute()), members.head, members.count, tuple(members.damaged))
 

@@ -24,8 +24,6 @@ from exclave_protocol.identity import SpiffeId
 
 log = logging.getLogger(__name__)
 
-MARKER: Final = "restored.json"
-"""In the home from a restore until its first `serve`."""
 JUMP: Final = 100_000
 """More publications, renewals and rollouts than a tenant sees between a backup and its restore.
 
@@ -45,7 +43,7 @@ async def resume(home: Home, store: Store, operators: OperatorLog, trust_domain:
     MUST: the marker goes after the change is durable. A crash between the two repeats it,
     which costs another jump and another line on the record.
     """
-    marker = home.path / MARKER
+    marker = home.restored_mark
     if not marker.exists():
         return
     mark = _read(marker)
@@ -93,4 +91,4 @@ def _read(path: Path) -> _Mark:
         value = json.loads(path.read_bytes())
         return _Mark(int(value["created"]), str(value["manifest_sha256"])[:64])
     except (ValueError, KeyError, TypeError) as error:
-        raise SetupError(f"{MARKER} is not readable: restore the home again") from error
+        raise SetupError(f"{path.name} is not readable: restore the home again") from error

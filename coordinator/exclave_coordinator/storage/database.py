@@ -46,11 +46,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         """Open an existing database of the present schema. Raises: StorageForeign, StorageError."""
-        if (version := check_ours(path)) < tables.SCHEMA_VERSION:
-            raise StorageForeign(
-                f"coordinator.db has schema version {version}, this program works with "
-                f"{tables.SCHEMA_VERSION}: run `exclave-coordinator migrate`"
-            )
+        _require_present(path)
         self._engine = open_engine(path)
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="db-read")
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -163,6 +159,32 @@ def _run(connection: Connection, tx: Tx, job: _Job) -> None:
         job.error = error
 
 
+def once(path: Path, job: Callable[[Tx], T], *, writing: bool = False) -> T:
+    """One transaction of a command, whether or not a coordinator serves the database. Blocks.
+
+    Writing, it waits up to ten seconds for the coordinator's own transactions, which then wait
+    for this one: `job` must be quick, and may change only what no running coordinator keeps in
+    memory. Raises: StorageForeign (another schema), StorageFull, StorageError.
+    """
+    _require_present(path)
+    engine = open_engine(path, writing=writing)
+    try:
+        with engine.connect() as connection, connection.begin():
+            return job(SqlTx(connection))
+    except DBAPIError as error:
+        raise storage_error(error) from error
+    finally:
+        engine.dispose()
+
+
+def _require_present(path: Path) -> None:
+    if (version := check_ours(path)) < tables.SCHEMA_VERSION:
+        raise StorageForeign(
+            f"coordinator.db has schema version {version}, this program works with "
+            f"{tables.SCHEMA_VERSION}: run `exclave-coordinator migrate`"
+        )
+
+
 def create(path: Path) -> None:
     """A new, empty database. Raises: StorageError when the file exists."""
     if path.exists():
@@ -227,11 +249,12 @@ def schema_version(path: Path) -> int:
     return version
 
 
-def open_engine(path: Path, *, migrating: bool = False) -> Engine:
+def open_engine(path: Path, *, writing: bool = False, migrating: bool = False) -> Engine:
     """SQLAlchemy's engine with our pragmas and transactions.
 
-    Migrating, every transaction writes, and foreign keys are off, as a table that is built
-    anew is dropped meanwhile: whoever migrates checks them before the commit.
+    Writing, every transaction takes the writers' lock at once; without, those of the thread
+    "db-write" do. Migrating, foreign keys are off as well, as a table that is built anew is
+    dropped meanwhile: whoever migrates checks them before the commit.
     """
     # isolation_level None: SQLAlchemy's begin event below decides how transactions open,
     # as pysqlite's own guesswork breaks savepoints.
@@ -249,8 +272,8 @@ def open_engine(path: Path, *, migrating: bool = False) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        writing = migrating or threading.current_thread().name == "db-write"
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+        locking = writing or threading.current_thread().name == "db-write"
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if locking else "BEGIN")
 
     return engine
 
@@ -264,6 +287,8 @@ def storage_error(error: DBAPIError | sqlite3.Error) -> StorageError:
         failure: StorageError = StorageFull("the disk is full; nothing was changed")
     elif primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         failure = StorageForeign("coordinator.db is damaged: restore it from a backup")
+    elif primary == sqlite3.SQLITE_BUSY:
+        failure = StorageError("another program is writing to coordinator.db: try again")
     else:
         failure = StorageError(f"the database failed ({type(origin).__name__}); nothing changed")
     failure.__cause__ = error

@@ -54,7 +54,7 @@ def migrate(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> Path | 
     snapshot(path, part)
     part.replace(copy)
     sync_folder(copy.parent)
-    engine = open_engine(path, migrating=True)
+    engine = open_engine(path, writing=True, migrating=True)
     try:
         with engine.connect() as connection, connection.begin():
             _run(connection, todo)

@@ -8,7 +8,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Table, and_, func, insert, select, update
 
-from exclave_coordinator.ports import AgentKey, ChainState, Evidence, Log, StoredLeaf
+from exclave_coordinator.ports import (
+    AgentKey,
+    ChainState,
+    Evidence,
+    Log,
+    OperatorCertificate,
+    StoredLeaf,
+)
 from exclave_coordinator.storage.tables import (
     evidence,
     leaves,
@@ -219,6 +226,15 @@ class SqlOperators:
                 "not_after": not_after,
             },
         )
+
+    def certificates(self) -> Sequence[OperatorCertificate]:
+        """Every one that was issued, the last to end first."""
+        table = operator_certificates
+        statement = select(table).order_by(table.c.not_after.desc(), table.c.serial)
+        return [
+            OperatorCertificate(r.name, r.role, r.serial, r.issued, r.not_after)
+            for r in self._db.execute(statement)
+        ]
 
 
 def _within(table: Table, begin: int, end: int, *which: Any) -> Any:

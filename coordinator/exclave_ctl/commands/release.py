@@ -194,6 +194,9 @@ def merge(workspace: Path, copies: tuple[Path, ...], as_json: bool) -> None:
 def publish(session: Session, workspace: Path, as_json: bool) -> None:
     """Upload what is missing and publish the signed drafts; safe to repeat.
 
+    A coordinator that was restored from a backup, and lacks what WORKSPACE has seen published,
+    is first given that again, as it was signed.
+
     Fails, naming roles, counts and keys, while signatures are missing.
     Needs role release-manager.
     """
@@ -206,6 +209,7 @@ def publish(session: Session, workspace: Path, as_json: bool) -> None:
             client,
             opened,
             lambda uploads: output.transfer(sum(u.length for u in uploads), "uploading"),
+            output.note,
         )
     if as_json:
         output.emit(
@@ -218,9 +222,10 @@ def publish(session: Session, workspace: Path, as_json: bool) -> None:
         )
         return
     if not outcome.published:
+        brought = f"; {outcome.uploaded} missing files uploaded" if outcome.uploaded else ""
         click.echo(
             f"nothing to publish: root {outcome.root_version} and targets "
-            f"{outcome.targets_version} are published"
+            f"{outcome.targets_version} are published{brought}"
         )
         return
     click.echo(
