@@ -40,6 +40,19 @@ _ATTRIBUTES = (0o100644 << 16, 0o600 << 16)
 _UNIX = 3
 
 
+class Member(zipfile.ZipInfo):
+    """A file that our writer adds, always with long sizes; its header is written here.
+
+    Python's own differs: before 3.11.4 it put the short sizes beside the long ones
+    (python/cpython#103861), and the bytes of a bundle must not depend on who wrote it.
+    """
+
+    def FileHeader(self, zip64: bool | None = None) -> bytes:
+        """The header in front of the file; zipfile asks for it, and again at the end."""
+        self.extract_version = self.create_version = _VERSIONS[-1]
+        return _headers(self, self.filename.encode())[0]
+
+
 class Archive:
     """An open bundle. Its names and sizes were checked; contents are as the zip has them."""
 

@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import BinaryIO
 
 from . import layout
+from .archive import Member
 from .byhand import VERIFY_MD
 from .canonical import JsonValue
 from .checkpoint import Checkpoint
@@ -98,7 +99,7 @@ class _Writer:
         """Add one file. Raises: EvidenceError when the name is not of the layout, or taken."""
         if layout.KNOWN_FILE.fullmatch(name) is None or name in self._sums:
             raise EvidenceError(f"bundle: {name} is not a file of the layout, or stands twice")
-        info = zipfile.ZipInfo(name, _EPOCH)
+        info = Member(name, _EPOCH)
         info.compress_type = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
         info.create_system = 3  # Unix, wherever this runs
         info.external_attr = 0o100644 << 16

@@ -77,6 +77,24 @@ def test_streams_to_a_sink_that_cannot_seek(tmp_path: Path) -> None:
     assert verify_bundle(path, witness_vkey=witness_key().vkey).verdict is Verdict.WITNESSED
 
 
+def test_the_bytes_do_not_depend_on_the_python_that_wrote_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python before 3.11.4 wrote short sizes beside the long ones, and version 2.0."""
+    written = io.BytesIO()
+    write_bundle(written, bundle_of([spec_of(log) for log in honest_logs()]))
+
+    def older(self: zipfile.ZipInfo, zip64: bool | None = None) -> bytes:
+        raise AssertionError("the header is ours to write")
+
+    monkeypatch.setattr(zipfile.ZipInfo, "FileHeader", older)
+    again = io.BytesIO()
+    write_bundle(again, bundle_of([spec_of(log) for log in honest_logs()]))
+    assert again.getvalue() == written.getvalue()
+    with zipfile.ZipFile(again) as bundle:
+        assert {info.extract_version for info in bundle.infolist()} == {45}
+
+
 def test_never_holds_more_than_one_file_of_records(tmp_path: Path) -> None:
     size = 2 * layout.SEGMENT_RECORDS + 10
     log = Log("edge-1").fill(size)
