@@ -67,7 +67,9 @@ class Sealer:
         except (InvalidTag, ValueError):
             raise _refused(
                 f"{name} was sealed with another credential than this machine's {CREDENTIAL}, or "
-                "was altered: restore the home and /etc/exclave from the same backup"
+                "was altered: run `exclave-agent install` as root, which finishes a change of "
+                "keys that was interrupted; or restore the home and /etc/exclave from the same "
+                "backup"
             ) from None
 
 

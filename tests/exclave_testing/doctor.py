@@ -155,6 +155,7 @@ def running(**changes: Any) -> dict[str, Any]:
             "error": "",
             "observed": {"phase": "APPLIED", "error_code": "", "error_message": ""},
         },
+        "audit": {"error": ""},
         "release": None,
         "models": [],
         "counts": {"worker_crashes": 0},

@@ -32,7 +32,12 @@ class FakeHost:
             units.SHIPPED / units.AGENT: b"[Unit]",
         }
         self.modes: dict[Path, int] = {}
-        for name in ("10-systemd-254.conf", "20-gpu.conf", "exclave-gpu.sysusers"):
+        for name in (
+            "10-systemd-254.conf",
+            "20-gpu.conf",
+            "20-gpu-socket.conf",
+            "exclave-gpu.sysusers",
+        ):
             self.files[units.TEMPLATES / name] = name.encode()
         if gpu:
             self.files[DEV / "nvidiactl"] = b""

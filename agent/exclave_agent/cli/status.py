@@ -47,7 +47,7 @@ def _for_people(status: dict[str, Any]) -> str:
         f"coordinator  {link['state']}{': ' + link['error'] if link['error'] else ''}",
         f"certificate  holds {left / 3600:.1f} h more",
         f"record       {audit['size']} leaves in epoch {audit['epoch']}, "
-        f"{audit['witnessed_size']} witnessed",
+        f"{audit['witnessed_size']} witnessed{': ' + audit['error'] if audit['error'] else ''}",
     ]
     if release is None:
         lines.append(f"release      none: {status['no_release']}")

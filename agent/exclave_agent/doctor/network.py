@@ -14,6 +14,12 @@ from exclave_agent.doctor.site import Known, Site
 from exclave_agent.errors import AgentError
 
 STAGE_SECONDS: Final = 5.0
+REMEDIES: Final = {
+    "evicted": "ask your operator for a new token, then: exclave-agent join --again --token-file T",
+    "banned": "this agent may not come back; ask your operator why",
+    "expired": "start the agent: it recovers by proving its key",
+}
+"""By the code of the refusal."""
 PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
 """Variables that gRPC asks for, the first that is set counts; in lower case only."""
 EXEMPT: Final = ("no_grpc_proxy", "no_proxy")
@@ -148,11 +154,11 @@ def _grpc(known: Known, port: Port) -> str:
             return f"gRPC: {reach.session(known.identity)}"
         return f"gRPC: {reach.enrollment(port.endpoint, known.ca_pem)}"
     except AgentError as error:
-        raise Broken(
-            "gRPC",
-            error.message,
+        remedy = REMEDIES.get(
+            error.code,
             "TLS alone works: is a proxy set for gRPC, and does the coordinator know this agent?",
-        ) from error
+        )
+        raise Broken("gRPC", error.message, remedy) from error
 
 
 # --- proxies ------------------------------------------------------------------------------

@@ -13,6 +13,13 @@ from exclave_agent.errors import AgentError
 if TYPE_CHECKING:
     from exclave_agent.storage.connect import FileKind
 
+DIVERGED: Final = frozenset(
+    {
+        *("head_ahead", "head_foreign", "head_forked", "cosignature_invalid"),
+        *("leaf_conflict", "leaf_invalid", "witness_inconsistent"),
+    }
+)
+"""Codes of AuditDiverged that no later upload mends."""
 RESTORE: Final = "restore the home from a backup; keep the damaged files"
 
 
@@ -84,6 +91,14 @@ def running(site: Site) -> Iterator[Check]:
         )
     else:
         yield ok("agent", f"{told}; coordinator {link['state']}")
+    if (contradicted := status["audit"]["error"]) in DIVERGED:
+        yield fail(
+            "witness",
+            f"the coordinator's view of the record is not this home's ({contradicted}): nothing "
+            "is uploaded or witnessed",
+            "was an old copy of the home restored, or is a copy of it at work elsewhere? Keep "
+            "this home as evidence, and join the machine anew in a fresh one",
+        )
     observed = link["observed"]
     if observed["error_code"]:
         yield warn(

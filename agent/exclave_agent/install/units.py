@@ -49,11 +49,13 @@ def systemd_version(host: Host) -> int:
 
 
 def has_gpu(host: Host) -> bool:
-    """Whether the kernel shows a device that workers could compute on."""
+    """Whether the kernel shows a device that workers could compute on.
+
+    A dri/renderD* alone says nothing: every display adapter has one.
+    """
     dev = Path("/dev")
     return any(
-        host.glob(dev, pattern)
-        for pattern in ("nvidiactl", "nvidia[0-9]*", "kfd", "dri/renderD*", "accel/accel*")
+        host.glob(dev, pattern) for pattern in ("nvidiactl", "nvidia[0-9]*", "kfd", "accel/accel*")
     )
 
 
@@ -66,5 +68,6 @@ def drop_ins(version: int, gpu: bool) -> tuple[DropIn, ...]:
             version >= KNOWS_STEPS,
         ),
         DropIn("20-gpu.conf", LOCAL / f"{WORKER}.d" / "20-exclave-gpu.conf", gpu),
+        DropIn("20-gpu-socket.conf", LOCAL / f"{WORKERS}.d" / "20-exclave-gpu.conf", gpu),
         DropIn("exclave-gpu.sysusers", GPU_SYSUSERS, gpu),
     )

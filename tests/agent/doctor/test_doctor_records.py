@@ -92,6 +92,8 @@ LINK: dict[str, Any] = running()["coordinator"]
             ),
             {"release": "warn"},
         ),
+        (running(audit={"error": "head_forked"}), {"witness": "fail"}),
+        (running(audit={"error": "unreachable"}), {"agent": "ok"}),
     ],
 )
 def test_what_the_running_agent_says(

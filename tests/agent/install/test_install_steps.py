@@ -79,16 +79,25 @@ def test_a_newer_systemd_and_a_gpu_get_their_drop_ins() -> None:
     host = FakeHost(systemd=257, gpu=True)
     done = install(host)
     written = [what for what in done if what.startswith("write")]
-    assert len(written) == 3
+    assert len(written) == 4
     assert units.GPU_SYSUSERS in host.files
     host.systemd = 252
     assert install(host, gpu=False) == [
         f"remove {units.LOCAL}/exclave-agent.service.d/10-exclave-systemd.conf",
         f"remove {units.LOCAL}/exclave-worker@.service.d/20-exclave-gpu.conf",
+        f"remove {units.LOCAL}/exclave-worker.socket.d/20-exclave-gpu.conf",
         f"remove {units.GPU_SYSUSERS}",
         "have systemd read its units again",
         "restart the agent, and wait until it is ready",
     ]
+
+
+def test_a_display_adapter_is_no_gpu() -> None:
+    host = FakeHost()
+    host.files[Path("/dev/dri/renderD128")] = b""
+    assert not units.has_gpu(host)
+    host.files[Path("/dev/kfd")] = b""
+    assert units.has_gpu(host)
 
 
 def test_drop_ins_of_the_site_are_left_alone() -> None:
