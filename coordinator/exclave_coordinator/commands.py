@@ -108,10 +108,11 @@ def serve(home: Path) -> None:
     from exclave_protocol.wire import require_tls13
 
     require_tls13()  # before gRPC is imported
-    from exclave_coordinator.home import Home, become_owner
+    from exclave_coordinator.home import Home
     from exclave_coordinator.serve import serve as run
+    from exclave_service.owner import become_owner
 
-    become_owner(Home(home))
+    become_owner(home)
     run(Home(home))
 
 
@@ -123,12 +124,13 @@ def migrate(home: Path, check: bool) -> None:
 
     A copy is made beside it first (coordinator.db.before-N). Nobody may serve the home.
     """
-    from exclave_coordinator.home import Home, become_owner, hold
+    from exclave_coordinator.home import Home, hold
     from exclave_coordinator.storage.migrate import migrate as forwards
     from exclave_coordinator.storage.migrate import plan
+    from exclave_service.owner import become_owner
 
     place = Home(home)
-    become_owner(place)
+    become_owner(home)
     todo = plan(place.database)
     if not todo.steps:
         click.echo(f"schema {todo.version}: up to date")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import pwd
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -106,24 +105,6 @@ class Home:
             raise SetupError("ca/ca.pem is missing: restore it from a backup") from error
         except ValueError as error:
             raise SetupError(f"ca: {error}: restore the folder from a backup") from error
-
-
-def become_owner(home: Home) -> None:
-    """Give up root for the user that owns the home, for good; nothing to do for anyone else.
-
-    Root would leave files there that the service could no longer open.
-    """
-    if os.geteuid() != 0 or not home.path.is_dir():
-        return
-    owner = home.path.stat()
-    if owner.st_uid == 0:
-        return
-    try:
-        os.initgroups(pwd.getpwuid(owner.st_uid).pw_name, owner.st_gid)
-    except KeyError:  # an owner without a name has no other groups
-        os.setgroups([])
-    os.setresgid(owner.st_gid, owner.st_gid, owner.st_gid)
-    os.setresuid(owner.st_uid, owner.st_uid, owner.st_uid)
 
 
 @contextmanager

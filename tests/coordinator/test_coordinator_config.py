@@ -179,9 +179,10 @@ def test_records_go_to_the_journal_where_there_is_one(monkeypatch: pytest.Monkey
 OWNED = """
 import os, sys
 from pathlib import Path
-from exclave_coordinator.home import Home, become_owner, hold
+from exclave_coordinator.home import Home, hold
+from exclave_service.owner import become_owner
 home = Home(Path(sys.argv[1]))
-become_owner(home)
+become_owner(home.path)
 with hold(home):
     print(os.getuid(), os.getgid(), os.getgroups(), (home.run / "lock").stat().st_uid)
 """
