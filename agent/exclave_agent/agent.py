@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 CLOCK_FLOOR_SECONDS = 60
 """How often the highest wall time seen is made durable."""
+AFTER_GRACE = 45.0
+"""Seconds, beyond `stop_grace`, for workers to end and the record to close."""
 UPGRADE_REPORT_SECONDS = 10
 """How soon an upgrade that ended is on record."""
 
@@ -57,6 +59,8 @@ async def run_agent(settings: Settings, control: Control) -> None:
         listening = await stack.enter_async_context(_answering(rooms))
         await _work(rooms, listening)
         _tell(control.manager.stopping)
+        # The unit's own limit knows nothing of `stop_grace`.
+        _tell(lambda: control.manager.extend(settings.stop_grace + AFTER_GRACE))
         log.info("stopping: %d s for running requests", settings.stop_grace)
     log.info("stopped")
 

@@ -110,6 +110,8 @@ def differences(old: Settings, new: Settings) -> tuple[str, ...]:
 def _from_file(file: Path) -> dict[str, Any]:
     try:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from error
     kinds = {spec.name: spec for spec in fields(Settings) if spec.name != "home"}

@@ -104,23 +104,30 @@ class KeptSockets:
         self._kept = {name: list(fds) for name, fds in manager.stored.items()}
 
     def take(self, name: str, address: object) -> socket.socket | None:
-        """The socket kept under a name, if it listens on that address; another one is let go."""
-        found = None
-        for descriptor in self._kept.pop(name, []):
-            candidate = socket.socket(fileno=descriptor)
-            if found is None and _address(candidate) == address:
-                found = candidate
-            else:
-                candidate.close()
-        if found is None and name in self._manager.stored:
+        """The socket kept under a name, if it is the only one and listens on that address.
+
+        Whatever else is kept under the name is let go, there as well as here: of two sockets
+        nobody could say which one clients reach.
+        """
+        held = [socket.socket(fileno=each) for each in self._kept.pop(name, [])]
+        if len(held) == 1 and _address(held[0]) == address:
+            return held[0]
+        for each in held:
+            each.close()
+        if held:
             self._say(lambda: self._manager.drop(name))
-        return found
+        return None
 
     def keep(self, name: str, sock: socket.socket) -> bool:
         """Give a socket into keeping; whether anybody keeps it."""
         if not self._manager.present:
             return False
         return self._say(lambda: self._manager.keep(name, [sock.fileno()]))
+
+    def let_go(self) -> None:
+        """Close what was kept and not taken, here and there: nobody would ever accept from it."""
+        for name in list(self._kept):
+            self.take(name, None)
 
     def _say(self, what: Callable[[], None]) -> bool:
         try:

@@ -7,6 +7,7 @@ Source: https://systemd.io/JOURNAL_NATIVE_PROTOCOL/. One datagram a record: `KEY
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -22,6 +23,7 @@ LONGEST: Final = 48 * 1024
 FIELDS: Final = "fields"
 """`log.info(..., extra={FIELDS: {"EXCLAVE_MODEL": ...}})` adds fields of that name."""
 
+_ANEW: Final = (errno.ECONNREFUSED, errno.ENOTCONN, errno.ECONNRESET, errno.ENOENT)
 _NAME: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _PRIORITIES: Final = (
     (logging.CRITICAL, 2),
@@ -98,7 +100,10 @@ class JournalHandler(logging.Handler):
     def _send(self, data: bytes) -> None:
         try:
             self._socket.send(data)
-        except (ConnectionError, FileNotFoundError):  # the journal was started anew
+        except OSError as error:
+            if error.errno not in _ANEW:
+                raise
+            # The journal was started anew, or was not there at the last try.
             self._socket.connect(self._path)
             self._socket.send(data)
 

@@ -20,7 +20,7 @@ PLACES: Final = (
     ("drop-ins", "opt/exclave/agent/share/drop-ins"),
 )
 """Folder below packaging/systemd, and where its files are installed."""
-SHARED: Final = ("journald", "needrestart", "drop-ins")
+SHARED: Final = ("journald", "drop-ins")
 """Folders whose files are the agent's whatever they are called."""
 
 

@@ -73,3 +73,9 @@ def test_the_page_of_settings_is_the_code(tmp_path: Path) -> None:
 
 def test_the_largest_body_is_what_a_frame_holds() -> None:
     assert LARGEST_BODY == frames.MAX_FRAME
+
+
+def test_a_file_that_cannot_be_read_is_a_setting_that_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").mkdir()
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        load_settings(tmp_path, environ={})

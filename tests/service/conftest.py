@@ -15,10 +15,11 @@ import pytest
 from exclave_testing.installed import PACKAGES
 from exclave_testing.processes import ROOT
 from exclave_testing.sandbox import Boot, Sandbox, Unavailable, debian_tree, why_not
+from packages import tools
 
 HERE = Path(__file__).parent
-# The first test that needs a tree waits for it to be built.
-FIRST_BUILD_SECONDS = 600
+# The first test waits for a tree, or for our packages, to be built.
+FIRST_BUILD_SECONDS = 900
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -90,6 +91,8 @@ def boot(bookworm: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iter
 @pytest.fixture(scope="session")
 def packages() -> Path:
     """The folder with our packages, built now unless they are there and current."""
+    if reason := tools.unsuitable():
+        pytest.skip(f"no packages here: {reason}")
     command = [sys.executable, str(ROOT / "packaging" / "packages" / "build.py")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=FIRST_BUILD_SECONDS)
     if done.returncode != 0:

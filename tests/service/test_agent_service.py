@@ -15,6 +15,16 @@ from exclave_testing.processes import wait_for
 from exclave_testing.sandbox import Sandbox
 
 
+ASK_UNIX = [
+    "/opt/exclave/agent/runtime/bin/python3",
+    "-I",
+    "-c",
+    "import socket\ns = socket.socket(socket.AF_UNIX)\ns.settimeout(10)\n"
+    "s.connect('/run/exclave/agent.sock')\n"
+    "s.sendall(b'GET /healthz HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')\nprint(s.recv(15))",
+]
+
+
 @pytest.fixture(scope="module")
 def up(
     bookworm: Path, packages: Path, tmp_path_factory: pytest.TempPathFactory
@@ -225,14 +235,24 @@ def test_it_serves_on_without_its_coordinator_and_after_a_boot(up: Installed) ->
 
 def test_an_application_of_the_group_may_use_the_unix_socket(up: Installed) -> None:
     up.box.sh("useradd -G exclave app || true; useradd stranger || true")
-    code = (
-        "import socket\ns = socket.socket(socket.AF_UNIX)\ns.connect('/run/exclave/agent.sock')\n"
-        "s.sendall(b'GET /healthz HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')\nprint(s.recv(15))"
-    )
-    python = "/opt/exclave/agent/runtime/bin/python3"
-    assert "200" in up.box.run([python, "-I", "-c", code], user="app").stdout
-    refused = up.box.run([python, "-I", "-c", code], user="stranger", code=None)
+    assert "200" in up.box.run(ASK_UNIX, user="app").stdout
+    refused = up.box.run(ASK_UNIX, user="stranger", code=None)
     assert "PermissionError" in refused.stderr
+
+
+def test_the_unix_socket_answers_whatever_order_systemd_was_told_things_in(up: Installed) -> None:
+    """A newer systemd keeps sockets over a stop, which takes away the folder they lie in."""
+    for told in ("stop", "start"):
+        up.box.run(["systemctl", told, AGENT])
+    for told in (
+        "daemon-reload",
+        "restart exclave-agent",
+        "daemon-reload",
+        "restart exclave-agent",
+    ):
+        up.box.run(["systemctl", *told.split()])
+        assert "200" in up.box.run(ASK_UNIX).stdout
+    up.wait_release()
 
 
 def test_the_processes_end_with_the_service(up: Installed) -> None:

@@ -164,8 +164,14 @@ def test_a_journal_that_is_gone_loses_records_and_says_how_many(tmp_path: Path) 
     logger = logging.Logger("test")
     logger.addHandler(handler)
     logger.info("lost")
+    path.unlink()
     logger.info("lost")
     assert handler._lost == 2
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as again:
+        again.bind(str(path))
+        again.settimeout(5)
+        logger.info("found")
+        assert b"EXCLAVE_RECORDS_LOST=2\n" in again.recv(65536)
     handler.close()
 
 

@@ -166,6 +166,61 @@ async def test_a_connection_accepted_before_the_stop_gets_its_answer(tmp_path: P
     client.close()
 
 
+async def test_a_unix_socket_whose_path_is_gone_is_let_go(tmp_path: Path) -> None:
+    """A stop removed its folder; what systemd still holds under the name must not come back."""
+    from starlette.applications import Starlette
+
+    unix = tmp_path / "api.sock"
+    old = socket.socket(socket.AF_UNIX)
+    old.bind(str(unix))
+    old.listen()
+    unix.unlink()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+        end.bind(str(tmp_path / "notify"))
+        end.setblocking(False)
+        kept = KeptSockets(Manager(str(tmp_path / "notify"), stored={"unix": (old.detach(),)}))
+        async with serving(Starlette(), host=None, unix=unix, keeper=kept):
+            await http_answers(None, 0, unix)
+        assert heard(end) == [
+            *("FDSTOREREMOVE=1", "FDNAME=unix"),
+            *("FDSTORE=1", "FDNAME=unix", "FDPOLL=0"),
+        ]
+
+
+async def test_of_two_sockets_under_one_name_neither_is_believed(tmp_path: Path) -> None:
+    unix = tmp_path / "api.sock"
+    sockets = []
+    for _ in range(2):
+        unix.unlink(missing_ok=True)
+        sockets.append(socket.socket(socket.AF_UNIX))
+        sockets[-1].bind(str(unix))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+        end.bind(str(tmp_path / "notify"))
+        end.setblocking(False)
+        stored = {"unix": tuple(each.detach() for each in sockets)}
+        assert KeptSockets(Manager(str(tmp_path / "notify"), stored=stored)).take(
+            "unix", str(unix)
+        ) is None  # fmt: skip
+        assert heard(end) == ["FDSTOREREMOVE=1", "FDNAME=unix"]
+
+
+async def test_a_socket_that_is_no_longer_configured_is_closed(tmp_path: Path) -> None:
+    from starlette.applications import Starlette
+
+    old = socket.socket()
+    old.bind(("127.0.0.1", 0))
+    old.listen()
+    port = old.getsockname()[1]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+        end.bind(str(tmp_path / "notify"))
+        end.setblocking(False)
+        kept = KeptSockets(Manager(str(tmp_path / "notify"), stored={"http": (old.detach(),)}))
+        async with serving(Starlette(), host=None, unix=tmp_path / "s", keeper=kept):
+            assert heard(end)[-2:] == ["FDSTOREREMOVE=1", "FDNAME=http"]
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port), timeout=5)
+
+
 async def test_a_kept_socket_of_another_address_is_let_go(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.bind(str(tmp_path / "notify"))

@@ -48,6 +48,10 @@ class SocketKeeper(Protocol):
         """Keep it beyond this run; False: nobody does."""
         ...
 
+    def let_go(self) -> None:
+        """Of every kept socket that was not taken."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Listening:
@@ -97,6 +101,8 @@ async def serving(
             sockets.append(bound_unix)
             # The path of a socket that is kept must stay: clients find it there meanwhile.
             ours = None if kept else unix
+        if keeper is not None:
+            keeper.let_go()
         config = uvicorn.Config(
             app,
             http=_BoundedProtocol,
@@ -275,9 +281,11 @@ def _tcp(host: str, port: int, keeper: SocketKeeper | None) -> socket.socket:
     if keeper is None or port == 0:
         return _bind_tcp(host, port)
     address = ("127.0.0.1" if host == "localhost" else host, port)
-    sock = keeper.take("http", address) or _bind_tcp(host, port)
+    sock = keeper.take("http", address)
+    if sock is None:
+        sock = _bind_tcp(host, port)
+        keeper.keep("http", sock)
     sock.setblocking(False)
-    keeper.keep("http", sock)
     return sock
 
 
@@ -285,9 +293,12 @@ def _unix(path: Path, mode: int, keeper: SocketKeeper | None) -> tuple[socket.so
     """The socket, and whether it is kept beyond this run."""
     if keeper is None:
         return _bind_unix(path, mode), False
-    sock = keeper.take("unix", str(path)) if path.is_socket() else None
-    sock = sock or _bind_unix(path, mode)
-    sock.setblocking(False)
+    # Without its path nobody can reach the kept socket: its folder went with a stop.
+    sock = keeper.take("unix", str(path) if path.is_socket() else None)
+    if sock is not None:
+        sock.setblocking(False)
+        return sock, True
+    sock = _bind_unix(path, mode)
     return sock, keeper.keep("unix", sock)
 
 

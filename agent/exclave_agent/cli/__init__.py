@@ -5,7 +5,7 @@ when it runs, so that `--help` stays quick.
 
 Exit codes: 0 done; 1 refused or failed (the message says why and what to do); 2 usage;
 3 the agent is not running (status, reload); 4 the agent runs, but has no release to serve (status);
-78 a setting is wrong (run): starting again would not mend it.
+78 a setting is wrong: trying again would not mend it.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ def command(wait: bool, home: Path | None) -> None:
     reconcile_interval can change while the agent runs; a change of another one is refused, as
     it counts from the next start. `systemctl reload exclave-agent` runs this with --wait.
 
-    Exit code 0: taken over; 1: refused, nothing was changed; 3: no agent runs.
+    Exit code 0: taken over; 1: a change needs a restart, nothing was changed; 78: a setting is
+    wrong, nothing was changed; 3: no agent runs.
     """
     from exclave_agent.api.control import CONTROL_SOCKET
     from exclave_agent.cli.control import post

@@ -26,6 +26,9 @@ COMMAND: Final = "/opt/exclave/agent/bin/exclave-agent"
 IDENTITY: Final = DEFAULT_HOME / "identity"
 JOINED: Final = IDENTITY / "join.json"
 TRUST_FILE: Final = ROOT_FOLDER / FILE
+PENDING: Final = Path("/run/exclave-install-pending")
+"""There while a drop-in has changed and the agent has not been started with it; gone with a boot,
+which starts it with everything."""
 RUNTIMES: Final = Path("/opt/exclave/runtimes")
 
 
@@ -54,7 +57,6 @@ class Installation:
         self._host = host
         self._options = options
         self._seal = Seal(host, options.seal, random)
-        self._units_changed = False
         self._stopped = False
         self._token: JoinToken | None = None
 
@@ -206,7 +208,8 @@ class Installation:
 
     def _replace(self, path: Path, wanted: bytes | None) -> Change:
         def do() -> None:
-            self._units_changed = True
+            # Before the change: whoever is interrupted after it finds that a restart is due.
+            self._host.write(PENDING, b"", 0o644)
             if wanted is None:
                 self._host.remove(path)
             else:
@@ -217,7 +220,8 @@ class Installation:
         return Change(f"{'remove' if wanted is None else 'write'} {path}", do)
 
     def _start(self) -> Iterator[Change]:
-        if self._units_changed:
+        pending = self._host.exists(PENDING)
+        if pending:
             yield Change("have systemd read its units again", self._daemon_reload)
         names = list(units.STARTED)
         if self._state("is-enabled", names) != ["enabled"] * len(names):
@@ -226,9 +230,10 @@ class Installation:
                 lambda: must(self._host, ["systemctl", "enable", *names]),
             )
         if not self._options.start:
+            self._host.remove(PENDING)
             return
         active = self._state("is-active", names) == ["active"] * len(names)
-        if not active or self._stopped or self._units_changed:
+        if not active or self._stopped or pending:
             verb = "restart" if active and not self._stopped else "start"
             yield Change(f"{verb} the agent, and wait until it is ready", lambda: self._run(verb))
 
@@ -242,6 +247,7 @@ class Installation:
         must(self._host, ["systemctl", "start", *units.STARTED[:-1]])
         done = self._host.run(["systemctl", verb, units.AGENT])
         if done.code == 0 and self._state("is-active", [units.AGENT]) == ["active"]:
+            self._host.remove(PENDING)
             return
         lines = self._host.run(
             ["journalctl", "--namespace=exclave", "-u", units.AGENT, "-n", "5", "-o", "cat"]

@@ -189,6 +189,23 @@ def test_an_interrupted_installation_goes_on() -> None:
     assert host.files[sealing.CREDENTIAL_FILE] == sealed, "no second key"
 
 
+def test_an_interruption_after_a_drop_in_is_made_good() -> None:
+    host = FakeHost()
+    install(host)
+    host.files[Path("/dev/nvidiactl")] = b""
+    work = Installation(host, Options(), random=bytes)
+    for change in work.changes():
+        change.do()
+        if change.what.startswith("write"):
+            break
+    done = install(host, token=b"")
+    assert done[-2:] == [
+        "have systemd read its units again",
+        "restart the agent, and wait until it is ready",
+    ]
+    assert install(host, token=b"") == []
+
+
 def test_no_runtime_is_a_warning() -> None:
     host = FakeHost()
     del host.files[Path("/opt/exclave/runtimes/cpu")]
