@@ -14,7 +14,6 @@ from exclave_testing.installed import AGENT, HOME, Installed, binds
 from exclave_testing.processes import wait_for
 from exclave_testing.sandbox import Sandbox
 
-
 ASK_UNIX = [
     "/opt/exclave/agent/runtime/bin/python3",
     "-I",

@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 )
 @click.option("--reseal", is_flag=True, help="Replace the key that protects them by a new one.")
 @click.option("--gpu/--no-gpu", default=None, help="Let workers use the GPU.  [default: look]")
+@click.option(
+    "--trust-enrollment",
+    is_flag=True,
+    help="Without a token, on a home that was moved here: believe its own record about whose "
+    "signed packages may upgrade the agent.",
+)
 @click.option("--no-start", is_flag=True, help="Enable, and leave the start to you.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 def command(
@@ -44,6 +50,7 @@ def command(
     seal: str,
     reseal: bool,
     gpu: bool | None,
+    trust_enrollment: bool,
     no_start: bool,
     dry_run: bool,
 ) -> None:
@@ -66,6 +73,7 @@ def command(
         seal=seal,
         reseal=reseal,
         gpu=gpu,
+        trust_enrollment=trust_enrollment,
         start=not no_start,
     )
     # What is written below is root's, for everybody to read; secrets name their own modes.

@@ -16,8 +16,8 @@ from exclave_agent.sealing import CREDENTIAL_FILE, MAGIC, is_sealed
 
 SEAL: Final = "exclave-agent install makes a seal; systemctl restart exclave-agent then uses it"
 ANEW: Final = (
-    "stop the agent, make the seal anew with `systemd-creds encrypt --with-key=host` (host+tpm2 "
-    "where there is a TPM) from the same 32 bytes, or restore /etc/exclave from a backup"
+    "stop the agent, make the seal anew with `systemd-creds encrypt --with-key=host --tpm2-pcrs=` "
+    "(host+tpm2 where there is a TPM) from the same 32 bytes, or restore /etc/exclave from a backup"
 )
 _ID_BYTES: Final = 16
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import shutil
+import stat
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+LARGEST_READ: Final = 1 << 20
+"""Bytes; what is read here is much smaller."""
 COMMAND_SECONDS: Final = 180.0
 """The longest is a start that waits until the agent is ready."""
 
@@ -107,10 +111,16 @@ class SystemHost:
 
     def read(self, path: Path) -> bytes | None:
         """See `Host`."""
+        # Some of these files the agent's user may have put there: a link, a pipe or an endless
+        # device is none of ours.
         try:
-            return path.read_bytes()
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", str(path))
+            return file.read(LARGEST_READ)
 
     def write(self, path: Path, data: bytes, mode: int) -> None:
         """See `Host`."""

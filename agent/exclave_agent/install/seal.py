@@ -89,10 +89,12 @@ class Seal:
         yield Change(f"put it in the place of {CREDENTIAL_FILE}", self._switch)
 
     def _make(self, path: Path) -> None:
-        kind = f"--with-key={self._kind}"
+        # Bound to the TPM, and not to its register of Secure Boot's keys, which older systemds
+        # take by themselves: a firmware update would close the vault for good.
+        kind = [f"--with-key={self._kind}", "--tpm2-pcrs="]
         done = must(
             self._host,
-            ["systemd-creds", "encrypt", f"--name={CREDENTIAL}", kind, "-", "-"],
+            ["systemd-creds", "encrypt", f"--name={CREDENTIAL}", *kind, "-", "-"],
             self._random(KEY_BYTES),
         )
         self._host.write(path, done.out, 0o600)

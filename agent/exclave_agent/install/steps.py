@@ -46,6 +46,8 @@ class Options:
     """Replace the credential by a new one."""
     gpu: bool | None = None
     """None: look."""
+    trust_enrollment: bool = False
+    """Without a token: whose packages may upgrade the agent is believed from its own record."""
     start: bool = True
 
 
@@ -84,6 +86,7 @@ class Installation:
                 f"{units.SHIPPED / units.AGENT} is missing: install the package exclave-agent"
             )
         self._check_token()
+        self._check_trust()
         self._seal.check(anew=self._options.reseal)
         if not host.glob(RUNTIMES, "*"):
             return [
@@ -172,17 +175,17 @@ class Installation:
             self._stopped = True
             yield from self._seal.anew()
 
-    def _trust(self) -> Iterator[Change]:
-        """Kept where only root writes: a subverted agent must not choose who upgrades it."""
-        present = enrolled(self._host)
+    def _trusted(self) -> Trust | None:
+        """Whose signed packages this machine shall take; None: not known before it is enrolled."""
         if self._token is not None:
-            wanted = Trust(self._token.tenant, self._token.root_pin)
-        elif present is not None:
-            wanted = present.anchor
-        else:  # a dry run without a token has been refused
-            return
-        there = self._host.read(TRUST_FILE)
-        if there == (data := wanted.encode()):
+            return Trust(self._token.tenant, self._token.root_pin)
+        present = enrolled(self._host)
+        return None if present is None else present.anchor
+
+    def _check_trust(self) -> None:
+        """Kept where only root writes: a subverted agent must not choose who upgrades it."""
+        wanted, there = self._trusted(), self._host.read(TRUST_FILE)
+        if wanted is None or there == wanted.encode():
             return
         if there is not None:
             raise InstallRefused(
@@ -190,10 +193,22 @@ class Installation:
                 "machine has changed hands, purge the package first; if not, somebody altered "
                 "the agent's identity"
             )
-        yield Change(
-            "pin whose signed packages may upgrade this agent",
-            lambda: self._host.write(TRUST_FILE, data, 0o644),
-        )
+        if self._token is None and not self._options.trust_enrollment:
+            # The enrollment's record is the agent's user's to write.
+            raise InstallRefused(
+                f"{TRUST_FILE} is missing: restore it from the backup of this machine, or give "
+                f"--token-file with any token of tenant {wanted.tenant} (it is not spent), or say "
+                "--trust-enrollment if nobody but root and the agent ever wrote to this home"
+            )
+
+    def _trust(self) -> Iterator[Change]:
+        wanted = self._trusted()
+        assert wanted is not None, "enrolled by now, or by a token"
+        if self._host.read(TRUST_FILE) != (data := wanted.encode()):
+            yield Change(
+                "pin whose signed packages may upgrade this agent",
+                lambda: self._host.write(TRUST_FILE, data, 0o644),
+            )
 
     def _drop_ins(self) -> Iterator[Change]:
         host = self._host

@@ -16,6 +16,7 @@ import signal
 import socket
 import struct
 import sys
+from dataclasses import dataclass
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
@@ -34,23 +35,43 @@ _LOAD, _JEQ, _JGE, _RET = 0x20, 0x15, 0x35, 0x06
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _X32_BIT = 0x40000000
 
-# machine -> (audit architecture, syscalls that reach out of the process, tgkill)
-# socket, ptrace, process_vm_readv/writev, io_uring_setup (its rings open sockets too),
-# bpf, pidfd_getfd (takes descriptors from other processes), kill, tkill, rt_sigqueueinfo,
-# rt_tgsigqueueinfo, pidfd_send_signal, execve, execveat.
-# tgkill stays for the process itself: abort(3) raises its signal with it.
+
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """System calls of one kind of machine."""
+
+    architecture: int
+    """As the audit subsystem names it."""
+    refused: tuple[int, ...]
+    """What reaches out of the process: socket, ptrace, process_vm_readv/writev, io_uring_setup
+    (its rings open sockets too), bpf, pidfd_getfd (takes descriptors from other processes), kill,
+    tkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal, execve, execveat."""
+    tgkill: int
+    """Stays for the process itself: abort(3) raises its signal with it."""
+    prlimit: int
+    """As well: a limit of no processor time is a SIGKILL for a process of the same user."""
+    fcntl: int
+    """But for the commands that have the kernel send a signal to somebody."""
+
+
 _SYSCALLS = {
-    "x86_64": (
+    "x86_64": _Numbers(
         0xC000003E,
         (41, 101, 310, 311, 425, 321, 438, 62, 200, 129, 297, 424, 59, 322),
-        234,
+        tgkill=234,
+        prlimit=302,
+        fcntl=72,
     ),
-    "aarch64": (
+    "aarch64": _Numbers(
         0xC00000B7,
         (198, 117, 270, 271, 425, 280, 438, 129, 130, 138, 240, 424, 221, 281),
-        131,
+        tgkill=131,
+        prlimit=261,
+        fcntl=25,
     ),
 }
+_OWNERS = (8, 10, 15)
+"""F_SETOWN, F_SETSIG, F_SETOWN_EX."""
 
 
 def isolate(parent: int | None) -> tuple[str, ...]:
@@ -163,27 +184,69 @@ def _capabilities() -> int:
 
 
 def _forbid_sockets(libc: ctypes.CDLL) -> None:
-    """Install a filter that answers EPERM to the system calls of `_SYSCALLS`."""
+    """Install a filter that answers EPERM to what reaches out of the process (`_Numbers`)."""
     known = _SYSCALLS.get(platform.machine())
     if known is None or sys.byteorder != "little":
         return
-    architecture, calls, tgkill = known
-    program = [
-        (_LOAD, 0, 0, 4),
-        (_JEQ, 1, 0, architecture),
-        (_RET, 0, 0, _KILL),
-        (_LOAD, 0, 0, 0),
-        # The x32 numbering would slip past the list below.
-        (_JGE, len(calls) + 4, 0, _X32_BIT),
-        *((_JEQ, len(calls) - at + 3, 0, call) for at, call in enumerate(calls)),
-        (_JEQ, 0, 2, tgkill),
-        (_LOAD, 0, 0, 16),  # its first argument, a process id
-        (_JEQ, 0, 1, os.getpid()),
-        (_RET, 0, 0, _ALLOW),
-        (_RET, 0, 0, _ERRNO | errno.EPERM),
-    ]
+    program = _assemble(_filter(known, os.getpid()))
     code = b"".join(struct.pack("=HBBI", *step) for step in program)
     steps = ctypes.create_string_buffer(code)
     # struct sock_fprog { unsigned short len; struct sock_filter *filter; }
     fprog = ctypes.create_string_buffer(struct.pack("@HP", len(program), ctypes.addressof(steps)))
     libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(fprog), 0, 0)
+
+
+_Step = tuple[int, str, str, int] | str
+"""Operation, where to if it holds and if not (empty: the next step), operand; or a label."""
+
+
+def _filter(known: _Numbers, own: int) -> list[_Step]:
+    """The filter; offsets are those of struct seccomp_data."""
+    number, first, second = 0, 16, 24
+    return [
+        (_LOAD, "", "", 4),
+        (_JEQ, "ours", "", known.architecture),
+        (_RET, "", "", _KILL),
+        "ours",
+        (_LOAD, "", "", number),
+        # The x32 numbering would slip past the list below.
+        (_JGE, "refuse", "", _X32_BIT),
+        *((_JEQ, "refuse", "", call) for call in known.refused),
+        (_JEQ, "own", "", known.tgkill),
+        (_JEQ, "own or none", "", known.prlimit),
+        (_JEQ, "no owner", "", known.fcntl),
+        (_RET, "", "", _ALLOW),
+        "own or none",
+        (_LOAD, "", "", first),
+        (_JEQ, "allow", "", 0),
+        "own",
+        (_LOAD, "", "", first),
+        (_JEQ, "allow", "refuse", own),
+        "no owner",
+        (_LOAD, "", "", second),
+        *((_JEQ, "refuse", "", command) for command in _OWNERS),
+        "allow",
+        (_RET, "", "", _ALLOW),
+        "refuse",
+        (_RET, "", "", _ERRNO | errno.EPERM),
+    ]
+
+
+def _assemble(steps: list[_Step]) -> list[tuple[int, int, int, int]]:
+    """Labels become distances: BPF jumps are forward, counted from the next step."""
+    places: dict[str, int] = {}
+    program: list[tuple[int, str, str, int]] = []
+    for step in steps:
+        if isinstance(step, str):
+            places[step] = len(program)
+        else:
+            program.append(step)
+    return [
+        (
+            operation,
+            places[yes] - at - 1 if yes else 0,
+            places[no] - at - 1 if no else 0,
+            operand,
+        )
+        for at, (operation, yes, no, operand) in enumerate(program)
+    ]

@@ -6,6 +6,7 @@ of the agent's can be seen from here. After that it is the worker that it always
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -70,10 +71,9 @@ def _keep_alive(manager: Manager) -> None:
     def beat() -> None:
         pause = threading.Event()
         while True:
-            try:
+            # A queue that is full for a moment; the next sign of life is in time as well.
+            with contextlib.suppress(NotifyError):
                 manager.watchdog()
-            except NotifyError:
-                return  # nobody listens: then nobody waits for a sign of life either
             pause.wait(manager.watchdog_seconds / 3)
 
     threading.Thread(target=beat, name="watchdog", daemon=True).start()

@@ -31,7 +31,7 @@ def installed() -> FakeHost:
     host.files[CREDENTIAL_FILE] = b"sealed:" + OLD
     for name in PRIVATE_KEYS:
         host.files[IDENTITY / name] = Sealer(OLD).seal(name, name.encode())
-    run(host)
+    run(host, trust_enrollment=True)
     return host
 
 

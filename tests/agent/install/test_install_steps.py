@@ -178,6 +178,19 @@ def test_a_token_of_another_tenant_does_not_change_who_may_upgrade() -> None:
     assert b"acme" in host.files[TRUST_FILE]
 
 
+def test_whose_packages_upgrade_it_is_not_taken_from_the_agents_own_record() -> None:
+    host = FakeHost()
+    install(host)
+    trusted = host.files.pop(TRUST_FILE)
+    with pytest.raises(InstallRefused, match="--trust-enrollment"):
+        install(host, token=b"")
+    assert TRUST_FILE not in host.files
+    install(host)  # a token says it, and is not spent again
+    assert host.files.pop(TRUST_FILE) == trusted
+    install(host, token=b"", trust_enrollment=True)
+    assert host.files[TRUST_FILE] == trusted
+
+
 def test_an_interrupted_installation_goes_on() -> None:
     host = FakeHost()
     host.fails["/opt/exclave/agent/bin/exclave-agent join"] = "error: unreachable"

@@ -101,7 +101,14 @@ def refused(act, *arguments):
     except PermissionError:
         return True
     return False
-import ctypes, sys
+import ctypes, fcntl, resource, sys
+read, write = os.pipe()
+for command in (fcntl.F_SETOWN, fcntl.F_SETSIG, 15):
+    assert refused(fcntl.fcntl, write, command, parent)
+assert fcntl.fcntl(write, fcntl.F_GETFL) >= 0
+assert refused(resource.prlimit, parent, resource.RLIMIT_CPU, (0, 0))
+assert resource.prlimit(0, resource.RLIMIT_CORE) == (0, 0)
+assert resource.prlimit(os.getpid(), resource.RLIMIT_CORE) == (0, 0)
 libc = ctypes.CDLL(None, use_errno=True)
 TGKILL = {"x86_64": 234, "aarch64": 131}[os.uname().machine]
 assert refused(os.kill, parent, 0)
