@@ -1,8 +1,8 @@
 """The commands of `exclave-coordinator`: arguments in, exit codes out.
 
 Exit codes: 0 done; 1 refused or failed, and the message says what to do; 2 wrong usage; 3 a
-migration is due (`migrate --check`); 78 a setting is wrong (`serve`): starting again would not
-mend it. `serve` ends with 0 when a signal asked it to.
+migration is due (`migrate --check`); 78 a setting is wrong or the database of a newer version
+(`serve`): starting again would not mend it. `serve` ends with 0 when a signal asked it to.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ from exclave_protocol.identity import ROLES
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 refused or failed, and the message says what to do; 2 wrong usage; "
-    "3 a migration is due (migrate --check); 78 a setting is wrong (serve): starting again would "
-    "not mend it."
+    "3 a migration is due (migrate --check); 78 a setting is wrong or the database of a newer "
+    "version (serve): starting again would not mend it."
 )
 DUE = 3
 EXIT_CONFIG = 78
 """EX_CONFIG of sysexits.h: tells the service manager not to try again."""
+UNMENDABLE = ("config_invalid", "storage_newer")
+"""Codes of errors that `serve` ends with EXIT_CONFIG for."""
+MAX_NAMED = 12
+"""Most missing artifacts that `backup` names."""
 
 _HOME = click.option(
     "--home",
@@ -43,7 +47,7 @@ _PASSPHRASE = click.option(
 )
 
 
-class _WrongSetting(click.ClickException):
+class _Unmendable(click.ClickException):
     exit_code = EXIT_CONFIG
 
 
@@ -55,8 +59,8 @@ class Coordinator(click.Group):
         try:
             return super().invoke(ctx)
         except CoordinatorError as error:
-            unmendable = error.code == "config_invalid" and ctx.invoked_subcommand == "serve"
-            refusal = _WrongSetting if unmendable else click.ClickException
+            unmendable = error.code in UNMENDABLE and ctx.invoked_subcommand == "serve"
+            refusal = _Unmendable if unmendable else click.ClickException
             raise refusal(error.message) from error
         except OSError as error:
             if error.filename is None:
@@ -152,7 +156,8 @@ def backup(home: Path, file: Path, passphrase_file: Path | None) -> None:
     """Write the whole coordinator into FILE, while it serves or not.
 
     FILE holds every secret of the coordinator, the CA's key among them: keep it as you keep
-    those. With a passphrase it is sealed.
+    those. With a passphrase it is sealed. A home that lacks a key is refused; one that lacks
+    published artifacts is backed up without them, they are named, and the exit code is 1.
     """
     from importlib.metadata import version
 
@@ -172,6 +177,13 @@ def backup(home: Path, file: Path, passphrase_file: Path | None) -> None:
     click.echo(f"{saved.members} files, {saved.length} bytes, schema {saved.schema}: {saved.path}")
     if passphrase_file is None:
         click.echo("it holds the coordinator's secrets in the clear: keep it as you keep those")
+    if saved.missing:
+        _warn_of(saved.missing[:MAX_NAMED], "is missing")
+        raise click.ClickException(
+            f"the backup is written and lacks {len(saved.missing)} artifacts that published "
+            "releases name, as the home does: mount the disk that they lie on and back up again, "
+            "or publish again with `exclave release publish`"
+        )
 
 
 @main.command()
@@ -208,6 +220,8 @@ def _passphrase(file: Path | None) -> bytes:
     from exclave_coordinator.backup.seal import passphrase_of
     from exclave_coordinator.storage.files import read_private
 
+    if not file.exists():
+        raise click.ClickException(f"--passphrase-file: no file {file}")
     return passphrase_of(read_private(file))
 
 

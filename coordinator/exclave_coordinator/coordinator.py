@@ -91,7 +91,7 @@ async def running(
         if freed := await asyncio.to_thread(ObjectArtifacts(home.artifacts).sweep):
             log.info("removed %d bytes of uploads that a crash broke off", freed)
         parts.registry.load(await store.read(lambda tx: tx.agents.all()))
-        await parts.publisher.refresh()
+        await _refresh(parts.publisher)
         metrics_port = _serve_metrics(metrics, settings, stack)
         certificate = ServerCertificate(
             parts.authority,
@@ -246,11 +246,16 @@ async def _keep_fresh(publisher: Publisher, clock: Clock) -> None:
     """Re-sign what is about to expire, until cancelled. One task runs this."""
     while True:
         await clock.sleep(REFRESH_SECONDS)
-        try:
-            renewed = await publisher.refresh()
-        except CoordinatorError as error:
-            # Half a day is left: it is tried again long before agents would notice.
-            log.error("online metadata not re-signed (%s): %s", error.code, error.message)
-            continue
-        if renewed:
-            log.info("online metadata re-signed for %d tenants", renewed)
+        await _refresh(publisher)
+
+
+async def _refresh(publisher: Publisher) -> None:
+    """Re-sign what is due. One tenant's unusable key is that tenant's trouble alone."""
+    try:
+        renewed = await publisher.refresh()
+    except CoordinatorError as error:
+        # Half a day is left but after a restore: it is tried again before agents would notice.
+        log.error("online metadata not re-signed (%s): %s", error.code, error.message)
+        return
+    if renewed:
+        log.info("online metadata re-signed for %d tenants", renewed)

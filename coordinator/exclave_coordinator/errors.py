@@ -67,7 +67,10 @@ class StorageFull(StorageError):
 
 
 class StorageForeign(StorageError):
-    """The file is not a database of ours, is damaged, or was written by a newer version."""
+    """The file is not a database of ours, is damaged, or was written by a newer version.
+
+    Codes: storage_foreign, storage_newer (starting this version again would not mend it).
+    """
 
     code = "storage_foreign"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -33,6 +34,9 @@ from exclave_coordinator.storage import files
 from exclave_protocol.checkpoint import operator_origin
 from exclave_protocol.identity import SpiffeId
 from exclave_protocol.note import SigningKey
+from exclave_service.owner import become_owner
+
+log = logging.getLogger(__name__)
 
 DEFAULT_HOME = "/var/lib/exclave-coordinator"
 FIRST_OPERATOR = "admin"
@@ -235,12 +239,17 @@ def issue_operator(
     For whoever may read the CA's key, when no administrator's certificate is left to ask with.
     A coordinator may serve meanwhile: what this writes, it reads from the database every time.
     MUST: the record is durable before the profile is there.
+    MUST: root writes nothing below another's home, whose owner could lead it elsewhere by a link:
+    for a `folder` there this process becomes that owner, for good.
     Raises: SetupError (`folder` holds something; keys; restored and not served yet), Invalid,
     StorageForeign, StorageError.
     """
     from exclave_coordinator.storage import database
 
     checked_name(operator.name, "operator")
+    uid = os.getuid()  # on the record is who asked, not whom root becomes
+    if _lies_in(folder, home.path):
+        become_owner(home.path)
     settings = config.load(home.settings_file)
     if home.restored_mark.exists():
         raise SetupError(
@@ -256,11 +265,10 @@ def issue_operator(
         "coordinator",
         "IssueOperatorLocally",
         f"operator/{operator.name}",
-        {"role": operator.role, "uid": str(os.getuid())},
+        {"role": operator.role, "uid": str(uid)},
     )
     with filling(folder, "choose another folder with -o") as beside:
         issued = _fill_profile(beside, home, settings, authority, operator)
-        _leave_to_owner(beside, folder, home)
 
         def job(tx: Tx) -> None:
             tx.operators.insert_certificate(
@@ -301,13 +309,11 @@ def _dialled(home: Home, settings: Settings) -> str:
     return config.join_endpoint(settings.dial_host, port)
 
 
-def _leave_to_owner(beside: Path, folder: Path, home: Home) -> None:
-    """What root makes inside the home belongs to the home's user, as all else there."""
-    if os.geteuid() != 0 or not folder.resolve().is_relative_to(home.path.resolve()):
-        return
-    owner = home.path.stat()
-    for path in (beside, *beside.iterdir()):
-        os.chown(path, owner.st_uid, owner.st_gid)
+def _lies_in(folder: Path, home: Path) -> bool:
+    """Whether a path leads into the home, by its words or by its links as they are now."""
+    homes = {os.path.abspath(home), os.path.realpath(home)}
+    places = {os.path.abspath(folder), os.path.realpath(folder)}
+    return any(Path(place).is_relative_to(above) for place in places for above in homes)
 
 
 def write_profile(folder: Path, **fields: str) -> None:
@@ -318,11 +324,26 @@ def write_profile(folder: Path, **fields: str) -> None:
 def write_endpoints(home: Home, endpoints: dict[str, str]) -> None:
     """run/endpoints.json: where the running coordinator really listens.
 
-    Profiles on this machine follow, as a port 0 is known only now.
+    Profiles on this machine follow, as a port 0 is known only now. One that cannot is left as it
+    is: no operator's folder keeps agents from being served.
     """
     body = {**endpoints, "pid": os.getpid()}
     files.write(home.run / "endpoints.json", json.dumps(body, indent=2).encode() + b"\n")
     for profile in home.operators.glob("*/profile.json"):
-        fields = json.loads(profile.read_bytes())
-        if fields.get("endpoint") != endpoints["session"]:
-            write_profile(profile.parent, **{**fields, "endpoint": endpoints["session"]})
+        try:
+            _follow(profile, endpoints["session"])
+        except (OSError, TypeError, ValueError) as error:
+            log.warning(
+                "operators/%s/profile.json does not say where to dial now (%s): correct it, or "
+                "remove the folder",
+                profile.parent.name,
+                error,
+            )
+
+
+def _follow(profile: Path, endpoint: str) -> None:
+    fields = json.loads(profile.read_bytes())
+    if not isinstance(fields, dict):
+        raise TypeError("it holds no JSON object")
+    if fields.get("endpoint") != endpoint:
+        write_profile(profile.parent, **{**fields, "endpoint": endpoint})

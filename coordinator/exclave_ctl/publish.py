@@ -12,7 +12,7 @@ from typing import Final
 from exclave_ctl.client import Client
 from exclave_ctl.errors import CtlError
 from exclave_ctl.release import releases_in
-from exclave_ctl.sync import Lost, survey, sync
+from exclave_ctl.sync import Lost, refuse_fork, survey, sync
 from exclave_ctl.workspace import RoleState, Workspace
 from exclave_protocol.errors import MetadataError
 
@@ -61,6 +61,8 @@ def publish(
     roots, uploaded, published = [], 0, False
     if lost := survey(client, workspace):
         follows = _follows(workspace)
+        if not follows:
+            refuse_fork(lost, workspace)
         for role, gap in lost.items():
             replaced = follows and role == "targets"
             what = f"{follows}, which follows it" if replaced else f"{gap.seen} again"

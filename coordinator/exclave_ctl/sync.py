@@ -20,14 +20,27 @@ _OTHER_ROOT = "use the workspace that its keyholders signed; if there is none, m
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Publications of one role that this workspace saw and the coordinator no longer has."""
+    """Publications of one role that this workspace saw and the coordinator no longer has.
+
+    There and seen are equal where others have taken the version since the coordinator lost it.
+    """
 
     role: str
     there: int
     """The coordinator's version; 0: none."""
     seen: int
 
+    @property
+    def forked(self) -> bool:
+        """Two publications have the same version: only a higher one can follow both."""
+        return self.there == self.seen
+
     def __str__(self) -> str:
+        if self.forked:
+            return (
+                f"{self.role} {self.there} at the coordinator are others than those that this "
+                "workspace saw"
+            )
         return (
             f"the coordinator has {self.role} {self.there or 'of no version'}, "
             f"this workspace saw {self.seen}"
@@ -40,6 +53,7 @@ def sync(client: Client, workspace: Workspace) -> None:
     Raises: CtlError (as `survey`; and publications are lost).
     """
     lost = survey(client, workspace)
+    refuse_fork(lost, workspace)
     if lost:
         raise CtlError(
             "; ".join(map(str, lost.values())),
@@ -48,11 +62,24 @@ def sync(client: Client, workspace: Workspace) -> None:
         )
 
 
+def refuse_fork(lost: Mapping[str, Lost], workspace: Workspace) -> None:
+    """Raises: CtlError (a version was published twice with different content)."""
+    for gap in lost.values():
+        if gap.forked:
+            raise CtlError(
+                str(gap),
+                "if the coordinator was restored from a backup: build again with `exclave release "
+                f"build {workspace.folder} --offline ...`, the next version must follow both; if "
+                "not, find out who changed it",
+            )
+
+
 def survey(client: Client, workspace: Workspace) -> Mapping[str, Lost]:
     """Walk roots forward from the one we trust, then take targets they vouch for.
 
     Root version 1 must be the one drafted in this workspace. Expired metadata is taken (a new
-    release may be what renews it); older than what we saw is not. Returns what was lost, by role.
+    release may be what renews it); older than what we saw, or other content under the same
+    version, is not. Returns what was lost, by role.
     Raises: CtlError (other root, unsigned, coordinator away).
     """
     tenant = client.tenant(workspace.tenant)
@@ -64,11 +91,12 @@ def survey(client: Client, workspace: Workspace) -> Mapping[str, Lost]:
         )
     try:
         seen_root = _sync_roots(client, workspace, tenant)
-        targets, seen_targets = _sync_targets(client, workspace)
+        lost_targets = _sync_targets(client, workspace)
     except MetadataError as error:
         raise CtlError(f"what the coordinator published: {error.message}", _LYING) from error
-    both = Lost("root", tenant.root_version, seen_root), Lost("targets", targets, seen_targets)
-    return {lost.role: lost for lost in both if lost.there < lost.seen}
+    lost_root = Lost("root", tenant.root_version, seen_root)
+    both = (lost_root if lost_root.there < lost_root.seen else None, lost_targets)
+    return {lost.role: lost for lost in both if lost is not None}
 
 
 def _sync_roots(client: Client, workspace: Workspace, tenant: pb.Tenant) -> int:
@@ -109,23 +137,25 @@ def _require_ours(data: bytes, workspace: Workspace, version: int) -> None:
         )
 
 
-def _sync_targets(client: Client, workspace: Workspace) -> tuple[int, int]:
-    """Take newer targets; returns the coordinator's version and the newest one seen."""
+def _sync_targets(client: Client, workspace: Workspace) -> Lost | None:
+    """Take newer targets; returns what was lost."""
     from exclave_protocol.tufmeta import TARGETS, load_root, load_targets, require_signatures
 
     root = workspace.published_root()
     known = workspace.published_targets()
-    seen = 0 if known is None else load_targets(known).signed.version
+    ours = None if known is None else load_targets(known)
+    seen = 0 if ours is None else ours.signed.version
     data = None if root is None else client.metadata(workspace.tenant, "targets.json")
     if data is None or root is None:
-        return 0, seen
+        return Lost(TARGETS, 0, seen) if seen else None
     if data == known:
-        return seen, seen
+        return None
     targets = load_targets(data)
     version = targets.signed.version
-    if version < seen:
+    other = ours is not None and ours.signed_bytes != targets.signed_bytes
+    if version < seen or (version == seen and other):
         # Not believed, only compared: a root that we saw may no longer vouch for it.
-        return version, seen
+        return Lost(TARGETS, version, seen)
     require_signatures(targets, load_root(root).signed, TARGETS)
     workspace.record_targets(data)
-    return version, version
+    return None

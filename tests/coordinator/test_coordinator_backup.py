@@ -403,6 +403,10 @@ def test_the_commands(home: Home, tmp_path: Path) -> None:
     done = run("backup", "--home", home.path, file, "--passphrase-file", phrase)
     assert done.exit_code == 1
     assert "may be read by others" in done.output
+    nowhere = tmp_path / "nowhere"
+    done = run("backup", "--home", home.path, file, "--passphrase-file", nowhere)
+    assert done.exit_code == 1
+    assert done.output == f"Error: --passphrase-file: no file {nowhere}\n"
     phrase.chmod(0o600)
     done = run("backup", "--home", home.path, file, "--passphrase-file", phrase)
     assert done.exit_code == 0, done.output

@@ -7,6 +7,8 @@ import json
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
@@ -35,6 +37,13 @@ def issue(home: Home, folder: Path, *more: str, name: str = "rescue") -> Result:
     """`operator issue` as an administrator, unless `more` says otherwise."""
     words = ["operator", "issue", name, "--role", "admin", "-o", folder, "--home", home.path]
     return CliRunner().invoke(main, [str(word) for word in (*words, *more)])
+
+
+def issue_as_root(home: Home, folder: Path) -> subprocess.CompletedProcess[str]:
+    """`operator issue` in a process of its own, which may give up being root."""
+    words = ["operator", "issue", "rescue", "--role", "admin", "-o", folder, "--home", home.path]
+    command = [sys.executable, "-m", "exclave_coordinator.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=20)
 
 
 def record(home: Home) -> list[Any]:
@@ -192,8 +201,59 @@ def test_root_leaves_the_home_to_its_user() -> None:
         home = new_home(Path(folder) / "home")
         for path in (home.path, *home.path.rglob("*")):
             os.chown(path, 54321, 54321)
-        assert issue(home, home.operators / "inside").exit_code == 0
-        assert issue(home, Path(folder) / "outside").exit_code == 0
+        Path(folder).chmod(0o755)
+        alias = Path(folder) / "alias"
+        alias.symlink_to(home.path)
+        for place in (home.operators / "inside", alias / "operators" / "linked"):
+            done = issue_as_root(home, place)
+            assert done.returncode == 0, done.stderr
+        assert issue_as_root(home, Path(folder) / "outside").returncode == 0
         inside = {path.stat().st_uid for path in (home.path, *home.path.rglob("*"))}
         outside = {path.stat().st_uid for path in (Path(folder) / "outside").rglob("*")}
-    assert (inside, outside) == ({54321}, {0})
+        uids = {act["details"]["uid"] for act in record(home)[1:]}
+    assert (inside, outside, uids) == ({54321}, {0}, {"0"})
+
+
+def test_root_is_not_led_out_of_the_home_by_a_link() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with tempfile.TemporaryDirectory() as folder:
+        home = new_home(Path(folder) / "home")
+        victim = Path(folder) / "victim"
+        victim.mkdir(mode=0o755)
+        for path in (home.path, *home.path.rglob("*")):
+            os.chown(path, 54321, 54321)
+        Path(folder).chmod(0o755)
+        home.operators.rename(home.path / "moved")
+        home.operators.symlink_to(victim)
+        done = issue_as_root(home, home.operators / "rescue")
+        left = list(victim.iterdir())
+    assert done.returncode == 1
+    assert "Permission denied" in done.stderr
+    assert left == []
+
+
+def _blind(profile: Path) -> None:
+    profile.unlink()
+    profile.mkdir()
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda profile: profile.write_text("{"),
+        lambda profile: profile.write_bytes(b"\xff"),
+        lambda profile: profile.write_text("[]"),
+        _blind,
+    ],
+)
+async def test_a_broken_profile_does_not_stop_the_start(
+    home: Home, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], object]
+) -> None:
+    for name in ("aaa", "zzz"):
+        assert issue(home, home.operators / name, name=name).exit_code == 0
+    harm(home.operators / "aaa" / "profile.json")
+    async with running_coordinator(home.path) as centre:
+        followed = json.loads((home.operators / "zzz" / "profile.json").read_text())
+        assert followed["endpoint"] == centre.up.session
+    assert "operators/aaa/profile.json does not say where to dial now" in caplog.text

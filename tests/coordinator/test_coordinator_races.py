@@ -6,6 +6,7 @@ import asyncio
 import errno
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -30,6 +31,7 @@ from exclave_testing.coordinator import (
     new_key,
     refused,
     release_blobs,
+    running_coordinator,
 )
 
 
@@ -136,6 +138,36 @@ async def test_one_tenants_lost_keys_do_not_stop_the_others(centre: RunningCoord
         await centre.up.parts.publisher.refresh()
     versions = await centre.read(lambda tx: {t.name: t.timestamp_version for t in tx.tenants.all()})
     assert versions == {"acme": 1, "zeta": 2}
+
+
+@pytest.mark.parametrize("harm", ["missing", "damaged", "exposed", "a folder"])
+async def test_one_tenants_unusable_key_does_not_stop_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, harm: str
+) -> None:
+    async with running_coordinator(tmp_path / "home") as centre:
+        for name in ("acme", "beta", "zeta"):
+            await centre.release(await centre.tenant(name))
+        home = centre.home
+    home.restored_mark.write_text('{"created": 1, "manifest_sha256": ""}')  # all are due
+    for name in ("acme", "beta"):
+        key = home.keys / "tenants" / name / "timestamp.key"
+        if harm == "exposed":
+            key.chmod(0o644)
+        elif harm == "damaged":
+            key.write_bytes(b"nonsense")
+        else:
+            key.unlink()
+        if harm == "a folder":
+            key.mkdir(mode=0o700)
+    async with running_coordinator(home.path) as centre:
+        tenants = await centre.read(lambda tx: tx.tenants.all())
+    assert {t.name: t.timestamp_expires > 0 for t in tenants} == {
+        "acme": False,
+        "beta": False,
+        "zeta": True,
+    }
+    for name in ("acme", "beta"):
+        assert f"{name}/timestamp.key" in caplog.text
 
 
 async def test_a_release_under_another_name_is_refused(centre: RunningCoordinator) -> None:

@@ -172,6 +172,25 @@ async def test_a_tenant_that_had_no_rollout_still_wants_nothing(tmp_path: Path) 
         call.cancel()
 
 
+async def test_who_joins_again_is_not_given_the_release_of_the_backup(
+    before: Before, after: RunningCoordinator
+) -> None:
+    new = await after.enroll("acme", "south")
+    north = admin_pb2.AgentRequest(tenant="acme", agent="north")
+    await after.admin.EvictAgent(north, timeout=TIMEOUT)
+    for member in (new, await after.enroll("acme", "north")):
+        call = await member.session()
+        desired = (await asyncio.wait_for(call.read(), TIMEOUT)).desired
+        assert (desired.generation, desired.assignment) == (0, b"")
+        call.cancel()
+    rollout = await after.rollout("acme", before.digest)
+    assert rollout.generation > JUMP
+    call = await new.session()
+    desired = (await asyncio.wait_for(call.read(), TIMEOUT)).desired
+    assert (desired.generation, bool(desired.assignment)) == (rollout.generation, True)
+    call.cancel()
+
+
 async def test_it_happens_once(before: Before) -> None:
     versions = []
     for _ in range(2):

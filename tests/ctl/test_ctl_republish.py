@@ -228,6 +228,50 @@ def test_a_release_published_since_the_restore_is_named(
     assert coordinator.admin.tenants["acme"].targets_version == 3
 
 
+def test_the_same_version_with_other_content_is_not_taken_over(
+    ctl: Ctl, coordinator: FakeCoordinator, workspace: Path, lose: Callable[[], None]
+) -> None:
+    twin = ctl.folder / "twin"
+    shutil.copytree(workspace, twin)
+    publish(ctl, workspace)
+    lose()
+    since = publish(ctl, twin, "--offline-grace", "1h")
+    ours, theirs = Workspace.load(workspace).published_targets(), coordinator.admin.tenants["acme"]
+    fork = theirs.targets
+    for words in (
+        ("build", workspace, "--pack", ctl.pack()),
+        ("renew", workspace),
+        ("publish", workspace),
+    ):
+        refused = ctl("release", *words, code=1).stderr.replace("\n", " ")
+        assert (
+            "targets 2 at the coordinator are others than those that this workspace saw" in refused
+        )
+        assert f"`exclave release build {workspace} --offline ...`" in refused
+        assert "the next version must follow both" in refused
+        assert Workspace.load(workspace).published_targets() == ours
+        assert theirs.targets == fork
+    ctl("release", "build", workspace, "--pack", ctl.pack(), "--offline")
+    ctl.sign(workspace, "alice", "bob")
+    done = ctl("release", "publish", workspace)
+    assert "this workspace saw: publishing 3, which follows it" in done.stderr
+    assert f"release 2 ({since}) is at the coordinator alone: build it again" in done.stderr
+    assert theirs.targets_version == 3
+    assert Workspace.load(workspace).published_targets() == theirs.targets
+    publish(ctl, workspace)  # and it goes on from there
+
+
+def test_more_signatures_on_the_same_targets_are_no_fork(
+    ctl: Ctl, workspace: Path, tenant: FakeTenant
+) -> None:
+    same = tufmeta.load_targets(tenant.targets)
+    same.signatures.popitem()
+    known = Workspace.load(workspace)
+    known.record_targets(tufmeta.to_bytes(same))
+    ctl("release", "renew", workspace)
+    assert known.published_targets() == tenant.targets
+
+
 def test_it_only_ever_goes_forwards(
     ctl: Ctl, coordinator: FakeCoordinator, workspace: Path
 ) -> None:

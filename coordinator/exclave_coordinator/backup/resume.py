@@ -2,9 +2,10 @@
 
 Whatever happened after the backup is lost here and known elsewhere: agents hold newer metadata
 and higher generations, people hold tokens that were used up since. So the counters jump ahead of
-all that can have been given out, tokens that are open are revoked, and the restore goes on the
-operators' record, where an auditor sees it. The witness is left as it is: agents whose heads it
-cosigned since will say that it was rolled back, which is true.
+all that can have been given out, tokens that are open are revoked, who joins before the next
+rollout is assigned nothing, and the restore goes on the operators' record, where an auditor sees
+it. The witness is left as it is: agents whose heads it cosigned since will say that it was rolled
+back, which is true.
 """
 
 from __future__ import annotations
@@ -65,11 +66,9 @@ async def resume(home: Home, store: Store, operators: OperatorLog, trust_domain:
             )
             # A tenant without targets has given out no metadata, but perhaps has since.
             tx.releases.put_metadata(tenant.name, [], ahead)
-            desired = tenant.desired
-            generation = desired.generation + JUMP
-            tx.tenants.set_desired(
-                tenant.name, Desired(generation, desired.release_digest, desired.rollout)
-            )
+            # No release: whoever joins now would get the one of the backup, under a generation
+            # that makes it newest, and a later one may have been rolled out to fix it.
+            tx.tenants.set_desired(tenant.name, Desired(tenant.desired.generation + JUMP))
         revoked = tx.tenants.revoke_open_tokens()
         act.details = {**act.details, "tokens_revoked": str(revoked)}
         operators.append(tx, act, OK)

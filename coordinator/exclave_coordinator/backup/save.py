@@ -27,6 +27,7 @@ from exclave_coordinator.home import Home
 from exclave_coordinator.ports import Clock, Rng
 from exclave_coordinator.storage import files
 from exclave_coordinator.storage.database import check_ours
+from exclave_coordinator.storage.named import named_files
 from exclave_coordinator.storage.snapshot import snapshot
 
 
@@ -41,6 +42,8 @@ class Saved:
     schema: int
     damaged: tuple[str, ...]
     """Artifacts whose bytes are not what their name says; a restore leaves them out."""
+    missing: tuple[str, ...] = ()
+    """Artifacts that published targets name and the home lacks: the backup lacks them too."""
 
 
 def backup(
@@ -67,7 +70,7 @@ def backup(
             with writing(sealer or out, head) as writer:
                 _add(writer, DATABASE, copy)
                 damaged = _add_home(writer, home)
-                _check_whole(writer)
+                missing = _check_whole(writer, copy)
             if sealer is not None:
                 sealer.close()
             out.flush()
@@ -75,7 +78,7 @@ def backup(
             length = out.tell()
         part.rename(file)
         files.sync_folder(file.parent)
-    return Saved(file, writer.count, length, head.schema, damaged)
+    return Saved(file, writer.count, length, head.schema, damaged, missing)
 
 
 @contextmanager
@@ -111,9 +114,12 @@ def _add_home(writer: Writer, home: Home) -> tuple[str, ...]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    # Links are followed: artifacts may lie on a larger disk.
-    for below, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
+    def refuse(error: OSError) -> None:
+        raise error  # a folder that cannot be listed would only be left out without a word
+
+    # Links are followed: artifacts may lie on a larger disk, which may have a lost+found of root's.
+    for below, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        folders[:] = sorted(name for name in folders if name != "lost+found")
         yield from (Path(below, name) for name in sorted(names))
 
 
@@ -123,9 +129,21 @@ def _add(writer: Writer, name: str, path: Path) -> str:
         return writer.add(name, file, stat.st_size, int(stat.st_mtime))
 
 
-def _check_whole(writer: Writer) -> None:
+def _check_whole(writer: Writer, copy: Path) -> tuple[str, ...]:
+    """Compare with what the database's copy names; returns the artifacts that are missing.
+
+    Those can be published again, and what is left is worth keeping; keys cannot be made again.
+    Raises: SetupError (a key or another file without which no home is whole).
+    """
     if missing := NEEDED - writer.members.keys():
         raise SetupError(
             f"{min(missing)} is missing in the home: no backup was written; "
             "`exclave-coordinator doctor` says more"
         )
+    named = named_files(copy)
+    if missing := named.keys - writer.members.keys():
+        raise SetupError(
+            f"{', '.join(sorted(missing))}: missing in the home, and the tenant needs it: no "
+            "backup was written; put it back from an older backup"
+        )
+    return tuple(sorted(named.artifacts - writer.members.keys()))

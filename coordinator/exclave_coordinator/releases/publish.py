@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,8 @@ from exclave_coordinator.ports import (
 from exclave_coordinator.releases.contents import Contents
 from exclave_protocol import tufmeta
 from exclave_protocol.errors import MetadataError, SignaturesMissing
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -155,7 +158,7 @@ class Publisher:
 
         A tenant whose keys cannot be used does not keep the others from being served: its
         failure is raised once all have had their turn.
-        Raises: CoordinatorError, the first of them.
+        Raises: CoordinatorError, the first of them; the others are logged.
         """
         limit = self._clock.now() + ONLINE_LIFE // 2
         tenants = await self._store.read(lambda tx: tx.tenants.all())
@@ -166,6 +169,8 @@ class Publisher:
                 await self._refresh(tenant.name, self._keys.load(tenant.name))
             except CoordinatorError as error:
                 failures.append(error)
+        for also in failures[1:]:
+            log.error("online metadata not re-signed (%s): %s", also.code, also.message)
         if failures:
             raise failures[0]
         return len(due)

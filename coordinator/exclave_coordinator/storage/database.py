@@ -225,7 +225,8 @@ def check_ours(path: Path, known: int = tables.SCHEMA_VERSION) -> int:
     if version > known:
         raise StorageForeign(
             f"coordinator.db has schema version {version}, this program knows {known}: run the "
-            "version that wrote it; nothing was changed"
+            "version that wrote it; nothing was changed",
+            code="storage_newer",
         )
     return version
 

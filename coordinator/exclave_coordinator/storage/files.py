@@ -52,6 +52,10 @@ def read_private(path: Path) -> bytes:
         raise SetupError(
             f"{_short(path)} cannot be read: run as the user that owns the home", code="file_denied"
         ) from error
+    except OSError as error:
+        raise SetupError(
+            f"{_short(path)} cannot be read ({error.strerror}): restore it from a backup"
+        ) from error
     if mode & 0o077:
         raise SetupError(
             f"{_short(path)} may be read by others (mode {mode:04o}): chmod 600 it",
