@@ -223,9 +223,6 @@ class ArtifactStore:
 
     def _finish(self, file: int, ref: ArtifactRef) -> None:
         """MUST sync the bytes before the rename: a name stands for verified bytes only."""
-        # Never changed again. Readable by a worker of another user once it is handed the open
-        # file; nobody else gets here, as the home is its user's alone.
-        os.fchmod(file, 0o444)
         os.fsync(file)
         self._part(ref).replace(self.path(ref.sha256))
         sync_folder(self._folder)

@@ -34,6 +34,8 @@ KEEP_ENVIRONMENT = (
 )
 """All that a child inherits: keys and tokens of the agent's environment are not its business."""
 
+HANDED_MODE = 0o444
+"""Of a model that is handed over; verified, and never changed again."""
 HANDED_OVER = b"m"
 """The byte that carries the model's descriptor to a service; see `service_worker`."""
 
@@ -164,6 +166,9 @@ def service(path: Path) -> Birth:
             sock.setblocking(False)
             await asyncio.get_running_loop().sock_connect(sock, str(path))
             with open(load.path, "rb") as model:  # noqa: ASYNC230 - local, and only its inode
+                # A worker of another user maps the file by its descriptor, which asks for the
+                # right to read it. Nobody else gets here: the home is its user's alone.
+                os.fchmod(model.fileno(), HANDED_MODE)
                 # Into an empty queue: one byte never waits.
                 socket.send_fds(sock, [HANDED_OVER], [model.fileno()])
         except BaseException:
