@@ -17,6 +17,8 @@ POLL: Final = 0.5
 """Seconds between two looks."""
 CRASHES: Final = 3
 """Automatic restarts after which nobody waits for the deadline."""
+QUEUED: Final = 900.0
+"""Seconds after which the deadline counts though the start that was asked for is still queued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Checker:
 
     def judge(self, version: str, before: Before, deadline: float) -> Verdict:
         """Restart, then watch until it has been healthy for the settling time, or the deadline
-        has passed without that.
+        has passed without that. The deadline counts from when the service manager begins the
+        start: at boot the unit may wait for the network for longer than any version should need.
 
         Healthy: the unit is active in one and the same start; the control socket answers with
         that version; the release of before (or a newer one) is active. A coordinator that was
@@ -53,21 +56,24 @@ class Checker:
         except ServiceTrouble as error:
             return Verdict(healthy=False, code="unit_failed", message=str(error))
         watch = _Watch(former, upstream(version), before)
-        began = self._pace.monotonic()
+        asked = self._pace.monotonic()
+        began: float | None = None
         steady: float | None = None
         while True:
             status = self._look(watch)
             now = self._pace.monotonic()
+            if began is None and (not watch.queued or now - asked >= QUEUED):
+                began = now
+            over = now - began - deadline if began is not None else -1.0
             if watch.trouble is None and status is not None:
                 steady = now if steady is None or watch.changed else steady
-                late = now - began >= deadline
                 linked = not before.connected or Before.of(status).connected
-                if now - steady >= self._settle and (linked or late):
+                if now - steady >= self._settle and (linked or over >= 0):
                     return Verdict(healthy=True, warnings=() if linked else (_UNLINKED,))
             else:
                 steady = None
             hopeless = watch.hopeless
-            if hopeless or now - began >= deadline + (self._settle if steady is not None else 0):
+            if hopeless or over >= (self._settle if steady is not None else 0):
                 code, message = hopeless or watch.trouble or _UNSTEADY
                 return Verdict(healthy=False, code=code, message=message)
             self._pace.sleep(POLL)
@@ -98,6 +104,9 @@ class _Watch:
         self._before = before
         self._seen = ""
         self._fewest: int | None = None
+        self.queued = False
+        """The start that was asked for is not begun: it waits for other units, or for the end of
+        the former one."""
         self.changed = False
         """The last look found another start than the one before."""
         self.trouble: tuple[str, str] | None = ("unit_failed", "the agent was not looked at yet")
@@ -108,6 +117,8 @@ class _Watch:
     def see(self, unit: UnitState, status: Mapping[str, Any] | None) -> None:
         self.changed = unit.invocation != self._seen
         self._seen = unit.invocation
+        waits = unit.active == "inactive" or unit.invocation == self._former
+        self.queued = unit.job and waits and unit.active != "activating"
         self.trouble = self._unit(unit) or self._status(status)
         # The restart by hand sets the counter back, at some moment: the lowest value counts.
         fewest = unit.restarts if self._fewest is None else min(self._fewest, unit.restarts)

@@ -11,6 +11,7 @@ from typing import Final
 from exclave_agent.upgrade import locks
 from exclave_agent.upgrade.children import ChildFailed, ask, work
 from exclave_agent.upgrade.ports import Installed, InstallFailed, Pace
+from exclave_protocol.packages import AGENT
 
 ADMIN: Final = Path("/var/lib/dpkg")
 _WHOLE: Final = ("installed", "triggers-pending", "triggers-awaited")
@@ -68,7 +69,10 @@ class Dpkg:
         self._work("--force-confold", "--install", str(file))
 
     def repair(self) -> None:
-        self._work("--force-confold", "--configure", "--pending")
+        # Not --pending: what others have left half done is theirs, and may take for ever.
+        found = self.installed(AGENT)
+        if found is not None and not found.whole:
+            self._work("--force-confold", "--configure", AGENT)
 
     def _work(self, *words: str) -> None:
         try:

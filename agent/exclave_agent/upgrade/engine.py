@@ -95,14 +95,19 @@ class Engine:
         """Carry out what is asked for, or finish what was begun; None: there is nothing to do.
 
         Raises: Stopped (what is durable goes on at the next start), OSError (root's own folder
-        cannot be written, so nothing more is begun).
+        cannot be written, so nothing more is begun; or the request cannot be taken away, so the
+        path unit would have it carried out again at once).
         """
         state = self._take_up()
         if state is None:
             return None
         while not state.phase.final:
             self._pace.sleep(0)
-            state = self._steps[state.phase](state)
+            try:
+                self._refuse_replaced(state)
+                state = self._steps[state.phase](state)
+            except UpgradeRefused as error:
+                state = self._refuse(state, error)
         self._finish(state)
         return state
 
@@ -183,6 +188,7 @@ class Engine:
                 return self._refuse(state, refused)
         try:
             with self._packages.locked(self._patience().lock_seconds):
+                self._refuse_replaced(state)
                 state = self._save(state, Phase.INSTALLING)
                 try:
                     self._packages.install(self._shelf.path(target))
@@ -227,7 +233,7 @@ class Engine:
 
     def _revert(self, state: State) -> State:
         assert state.present is not None
-        trouble = self._reinstall(state.present)
+        trouble = self._reinstall(state, state.present)
         with contextlib.suppress(ServiceTrouble):
             self._services.daemon_reload()
         # Also where nothing could be put back: whatever is installed shall at least be tried.
@@ -239,13 +245,14 @@ class Engine:
         failed = replace(state, code=code, message=message[:MAX_TEXT])
         return self._save(failed, Phase.FAILED)
 
-    def _reinstall(self, former: Package) -> tuple[str, str] | None:
+    def _reinstall(self, state: State, former: Package) -> tuple[str, str] | None:
         """Code and sentence of what went wrong; None: the former package is installed."""
         last = "it is not installed"
         try:
             with self._packages.locked(self._patience().lock_seconds):
                 for _ in range(ATTEMPTS):
                     self._repair()
+                    self._refuse_replaced(state)
                     try:
                         self._packages.install(self._shelf.path(former))
                     except InstallFailed as error:
@@ -275,6 +282,24 @@ class Engine:
             and found.version == package.version
         )
 
+    def _refuse_replaced(self, state: State) -> None:
+        """Somebody's own repair is not undone. Asked before each step, and once more where the
+        package manager was waited for: whoever held it may have installed another version.
+
+        Raises: UpgradeRefused ("replaced_by_hand").
+        """
+        ours = [p.version for p in (state.present, state.target) if p is not None]
+        try:
+            found = self._packages.installed(AGENT)
+        except InstallFailed:  # whoever needs an answer asks again
+            return
+        if found is not None and found.whole and found.version not in ours:
+            raise UpgradeRefused(
+                f"version {found.version} was installed by hand meanwhile, and is left alone; "
+                "restart the agent if it does not run it yet",
+                code="replaced_by_hand",
+            )
+
     def _judge(self, package: Package, state: State) -> Verdict:
         settle = self._patience().settle_seconds
         checker = Checker(self._services, self._probe, self._pace, settle=settle)
@@ -297,16 +322,20 @@ class Engine:
             self._counter.answer(state.result())
         except OSError as error:
             log.error("the result cannot be left for the agent (%s)", error.strerror)
+        left: OSError | None = None
         try:
             self._counter.clear(state.id)
         except OSError as error:
             log.error("the request cannot be taken away (%s)", error.strerror)
+            left = error
         # This process may run from the copy: what is called after this is loaded already.
         try:
             self._foothold.remove()
         except OSError as error:
             log.error("the upgrader's copy cannot be removed (%s)", error.strerror)
         self._book.close()
+        if left is not None:
+            raise left
 
     def _worth_keeping(self, state: State) -> list[Package]:
         if state.phase is Phase.REFUSED or state.present is None or state.target is None:

@@ -96,6 +96,8 @@ class UnitState:
     """NRestarts: automatic ones since the last start by hand."""
     invocation: str
     """InvocationID: another one for each start."""
+    job: bool = False
+    """The service manager has something queued or running for the unit."""
 
 
 class Services(Protocol):

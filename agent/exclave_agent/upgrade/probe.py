@@ -6,14 +6,34 @@ import http.client
 import json
 import socket
 import struct
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 CONTROL_SOCKET: Final = "run/control.sock"
 """Relative to the home; that of api/control.py, which brings a web framework along."""
 SECONDS: Final = 5.0
 MAX_STATUS: Final = 4 << 20
+
+
+class _Patient(socket.socket):
+    """One deadline for all that is said: a socket's own timeout counts from each piece anew."""
+
+    def __init__(self, deadline: float) -> None:
+        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self.settimeout(SECONDS)
+        self._deadline = deadline
+
+    def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the answer does not come to its end")
+        self.settimeout(left)
+        return super().recv_into(buffer, nbytes, flags)
 
 
 class SocketProbe:
@@ -23,7 +43,7 @@ class SocketProbe:
         self._home = home
 
     def status(self) -> Mapping[str, Any] | None:
-        connection = http.client.HTTPConnection("localhost", timeout=SECONDS)
+        connection = http.client.HTTPConnection("localhost")
         try:
             connection.sock = self._connect()
             connection.request("GET", "/status")
@@ -40,9 +60,8 @@ class SocketProbe:
 
         Raises: OSError.
         """
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        sock = _Patient(time.monotonic() + SECONDS)
         try:
-            sock.settimeout(SECONDS)
             sock.connect(str(self._home / CONTROL_SOCKET))
             peer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
             if struct.unpack("3i", peer)[1] != self._home.lstat().st_uid:

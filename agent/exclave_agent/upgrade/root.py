@@ -32,12 +32,15 @@ RUNNING: Final = Path("/run/exclave-upgrade/running")
 """While it exists, the package's scripts restart nothing: the engine does, and watches."""
 LOG: Final = "package-manager.log"
 EXIT_FAILED: Final = 1
+"""An error of this program or of the disk: the unit tries again after a while."""
+EXIT_UNWELL: Final = 70
+"""Neither version is healthy. exclave-upgrade.service does not try again: never change it alone."""
 
 log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """One request, or the rest of one. Exit code 1: neither version is healthy, or an error."""
+    """One request, or the rest of one; returns the exit code."""
     os.umask(0o022)
     logging.basicConfig(level=logging.INFO, handlers=[_handler()])
     logging.getLogger("tuf").setLevel(logging.WARNING)
@@ -58,7 +61,7 @@ def main() -> int:
         return EXIT_FAILED
     finally:
         RUNNING.unlink(missing_ok=True)
-    return EXIT_FAILED if state is not None and state.phase is Phase.FAILED else 0
+    return EXIT_UNWELL if state is not None and state.phase is Phase.FAILED else 0
 
 
 def _handler() -> logging.Handler:

@@ -3,7 +3,7 @@
 VERIFIED > INSTALLING > INSTALLED > CHECKING > DONE
                 |           |           |
                 +-----------+-----------+--> REVERTING > REVERTED | FAILED
-REFUSED: ended before anything was changed
+REFUSED: ended before anything was changed, or because somebody installed another version
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from exclave_agent.upgrade.children import ChildFailed, ask
 from exclave_agent.upgrade.ports import ServiceTrouble, UnitState
 
 UNIT: Final = "exclave-agent.service"
-_PROPERTIES: Final = "ActiveState,SubState,NRestarts,InvocationID"
+_PROPERTIES: Final = "ActiveState,SubState,NRestarts,InvocationID,Job"
 
 
 class Systemctl:
@@ -27,6 +27,7 @@ class Systemctl:
             sub=found.get("SubState", "unknown"),
             restarts=int(restarts) if restarts.isdigit() else 0,
             invocation=found.get("InvocationID", ""),
+            job=found.get("Job", "") not in ("", "0"),
         )
 
     def daemon_reload(self) -> None:

@@ -87,7 +87,7 @@ class Vetting:
     def vet(self, request: Request, now: int) -> Plan:
         """1. root knows whom to trust; 2. the agent was installed by a package, and whole;
         3. the staged metadata is signed by them and fresh; 4. both packages are in it, the
-        former one unless it is kept; 5. the new one is the agent's, for this machine; 6. it is
+        former one unless it is kept; 5. each is the agent's, for this machine; 6. the new one is
         another version, and an older one only if that was said; 7. the disks have room; 8. the
         files are the signed ones, and say the same of themselves.
 
@@ -106,6 +106,7 @@ class Vetting:
         _check_fits(target, manager.form, installed)
         _check_version(target, installed, downgrade=request.downgrade)
         present = self._former(request, signed, installed)
+        _check_fits(present, manager.form, installed)
         for disk in self._disks:
             refuse_full(disk, self._free(disk), target.length)
         for package in (present, target):
@@ -170,8 +171,8 @@ class Vetting:
                 self._shelf.put(package, file)
 
 
-def _check_fits(target: Package, form: str, installed: Installed) -> None:
-    label = target.label
+def _check_fits(package: Package, form: str, installed: Installed) -> None:
+    label = package.label
     if label.name != AGENT:
         raise UpgradeRefused(f"{label.name} is not {AGENT}", code="no_package")
     fits = (installed.architecture, ANY_ARCHITECTURE[form])

@@ -11,13 +11,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from exclave_agent.api.control import CONTROL_SOCKET
 from exclave_agent.upgrade import children, probe
+from exclave_agent.upgrade import foothold as foothold_module
 from exclave_agent.upgrade.foothold import LinkedCopy
 from exclave_agent.upgrade.machine import Machine
 from exclave_agent.upgrade.ports import ServiceTrouble, UnitState
@@ -77,6 +79,30 @@ def test_half_a_copy_never_has_its_name(program: Path, monkeypatch: pytest.Monke
             foothold.remove()
     foothold.remove()
     assert not foothold.stands
+
+
+def test_no_other_file_system_is_waited_for(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dead network file system would be flushed with all the others."""
+
+    def hangs() -> None:
+        raise AssertionError("every file system is flushed")
+
+    flushed: list[Path] = []
+    monkeypatch.setattr(os, "sync", hangs)
+    monkeypatch.setattr(foothold_module, "_flush", _recorded(foothold_module._flush, flushed))
+    copy = program.with_name(".copy")
+    LinkedCopy(program, copy, running=program).take()
+    assert flushed == [copy.with_name(".copy.new"), copy], "before it has its name, and after"
+    with pytest.raises(OSError):
+        foothold_module._flush(copy / "nothing")
+
+
+def _recorded(flush: Callable[[Path], None], seen: list[Path]) -> Callable[[Path], None]:
+    def both(folder: Path) -> None:
+        seen.append(folder)
+        flush(folder)
+
+    return both
 
 
 def test_where_links_cannot_be_made_files_are_copied(
@@ -160,6 +186,30 @@ def test_no_agents_answer_is_none(home: Path, response: bytes) -> None:
         assert SocketProbe(home).status() is None
 
 
+def test_an_answer_in_drops_is_not_waited_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each drop comes in time; all of them never do."""
+    monkeypatch.setattr(probe, "SECONDS", 0.5)
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(home / CONTROL_SOCKET))
+    server.listen()
+    gone = threading.Event()
+
+    def drip() -> None:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(OSError):  # the probe hangs up
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            for _ in range(100):
+                connection.sendall(b" ")
+                gone.wait(0.1)
+
+    threading.Thread(target=drip, daemon=True).start()
+    began = time.monotonic()
+    with server:
+        assert SocketProbe(home).status() is None
+    gone.set()
+    assert time.monotonic() - began < 5
+
+
 def test_nobody_there(home: Path) -> None:
     assert SocketProbe(home).status() is None
 
@@ -194,9 +244,14 @@ def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_units_state_is_read(systemctl: Path) -> None:
     (systemctl / "answer").write_text(
-        "ActiveState=active\nSubState=running\nNRestarts=2\nInvocationID=abc\n"
+        "ActiveState=active\nSubState=running\nNRestarts=2\nInvocationID=abc\nJob=\n"
     )
     assert Systemctl().unit() == UnitState("active", "running", 2, "abc")
+    properties = "ActiveState,SubState,NRestarts,InvocationID,Job"
+    asked = f"--no-ask-password show --property={properties} exclave-agent.service"
+    assert (systemctl / "asked").read_text().splitlines() == [asked]
+    (systemctl / "answer").write_text("ActiveState=inactive\nSubState=dead\nJob=1234\n")
+    assert Systemctl().unit() == UnitState("inactive", "dead", 0, "", job=True)
     (systemctl / "answer").write_text("")
     assert Systemctl().unit() == UnitState("unknown", "unknown", 0, "")
 

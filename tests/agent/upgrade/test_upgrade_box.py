@@ -242,7 +242,10 @@ def test_killed_in_the_middle_it_goes_on_by_itself(box: Box) -> None:
     wait_for("the installation", box.sandbox.path("/var/lib/began").exists)
     kill = ["systemctl", "kill", "--kill-who=main", "--signal=KILL", "exclave-upgrade.service"]
     box.sandbox.run(kill)
-    done = box.ended(asked)
+    show = ["systemctl", "show", "--property=SubState", "--value", "exclave-upgrade.service"]
+    wait_for("a pause", lambda: box.sandbox.run(show).stdout == "auto-restart\n")
+    done = box.ended(asked, 120)
+    assert box.journal().count("interrupted (installing)") == 1, "nobody else started it"
     assert box.sandbox.path("/var/lib/ended").exists(), "dpkg was not interrupted"
     assert done["outcome"] == "done", box.journal()
     assert box.installed() == "installed 0.2.0"

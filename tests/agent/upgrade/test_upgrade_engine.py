@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Iterator
 
 import pytest
 
 from exclave_agent.upgrade.letters import Outcome, Request
 from exclave_agent.upgrade.ports import Stopped
-from exclave_agent.upgrade.state import Phase, decode, encode
+from exclave_agent.upgrade.state import Phase, State, decode, encode
 from exclave_testing.upgrade import NEW, OLD, Entered, Machine, Process, package, run
 
 KINDS = ("good", "crashing", "failed", "silent", "impostor", "bare", "uninstallable", "unlinked")
@@ -20,6 +22,17 @@ CODES = {
     "bare": "release_lost",
     "uninstallable": "install_failed",
 }
+BY_HAND = "0.3.0-1"
+
+
+def begun(phase: Phase) -> Machine:
+    """An upgrade that was interrupted there."""
+    machine = Machine(kept=[package(OLD)], unfinished=True, stands=True)
+    now, request = int(machine.time), machine.request
+    assert request is not None
+    state = State(phase, request.id, now, now, present=package(OLD), target=package(NEW))
+    machine.state = encode(state)
+    return machine
 
 
 def ended(machine: Machine) -> Outcome:
@@ -145,6 +158,60 @@ def test_a_state_that_cannot_be_read_is_given_up() -> None:
     machine.state = None
     run(machine)
     assert ended(machine) is Outcome.DONE
+
+
+@pytest.mark.parametrize("phase", [phase for phase in Phase if not phase.final])
+def test_what_somebody_installed_by_hand_meanwhile_is_left_alone(phase: Phase) -> None:
+    machine = begun(phase)
+    machine.installed = machine.running = BY_HAND
+    run(machine)
+    assert ended(machine) is Outcome.REFUSED
+    assert machine.answers[-1].code == "replaced_by_hand"
+    assert machine.installs == []
+    assert (machine.installed, machine.invocation) == (BY_HAND, 1), "it was not even restarted"
+    assert machine.kept == [package(OLD)]
+
+
+@pytest.mark.parametrize("phase", [Phase.VERIFIED, Phase.INSTALLING, Phase.REVERTING])
+def test_what_was_installed_while_the_lock_was_waited_for_is_left_alone(phase: Phase) -> None:
+    class Waiting(Process):
+        @contextlib.contextmanager
+        def locked(self, patience: float) -> Iterator[None]:
+            with super().locked(patience):
+                self.machine.installed = BY_HAND
+                yield
+
+    machine = begun(phase)
+    Waiting(machine, inside=True).engine().run()
+    assert ended(machine) is Outcome.REFUSED
+    assert machine.answers[-1].code == "replaced_by_hand"
+    assert (machine.installs, machine.installed) == ([], BY_HAND)
+
+
+def test_half_of_another_version_is_nobodys_repair() -> None:
+    machine = begun(Phase.INSTALLING)
+    machine.installed, machine.unpacked = BY_HAND, "half-installed"
+    run(machine)
+    assert ended(machine) is Outcome.REVERTED
+    assert (machine.installed, machine.unpacked) == (OLD, "installed")
+
+
+def test_a_request_that_cannot_be_taken_away_is_an_error_and_no_spin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The path unit starts the service again at once; after an error it is systemd, and later."""
+    machine = Machine(refusal="under_signed")
+    cleared = machine.act
+
+    def act(name: str) -> None:
+        if name == "cleared":
+            raise OSError(30, "Read-only file system")
+        cleared(name)
+
+    monkeypatch.setattr(machine, "act", act)
+    with pytest.raises(OSError, match="Read-only"):
+        Process(machine, inside=False).engine().run()
+    assert not machine.unfinished
 
 
 # --- killed at every moment -----------------------------------------------------------------

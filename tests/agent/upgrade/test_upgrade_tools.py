@@ -104,6 +104,21 @@ def test_a_package_whose_dependency_is_missing_is_half_installed_and_replaced(
 
 
 @needs_dpkg
+def test_only_our_own_package_is_repaired(dpkg: Dpkg, root: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.deb"
+    ours = built(tmp_path, "0.1.0")
+    other.write_bytes(deb("1.0", name="other", architecture="all", files={"/opt/y": b""}))
+    words = ["dpkg", f"--root={root}", "--force-bad-path", "--unpack"]
+    subprocess.run([*words, str(other), str(ours)], check=True, capture_output=True)
+    with dpkg.locked(5):
+        dpkg.repair()
+    assert dpkg.installed(AGENT) == Installed("0.1.0", "all", whole=True)
+    assert dpkg.installed("other") == Installed("1.0", "all", whole=False)
+    with dpkg.locked(5):
+        dpkg.repair()  # nothing to do
+
+
+@needs_dpkg
 def test_a_file_that_is_no_package(dpkg: Dpkg, tmp_path: Path) -> None:
     (tmp_path / "x.deb").write_bytes(b"no")
     with pytest.raises(InstallFailed, match="dpkg exited 1"):

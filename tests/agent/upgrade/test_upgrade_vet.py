@@ -212,6 +212,24 @@ def test_the_former_package_must_be_the_installed_one(site: Site, asked: Request
     assert refused(site, asked) == "cannot_revert"
 
 
+@pytest.mark.parametrize(
+    "label",
+    [
+        Label("exclave-agent", "0.1.0", "arm64", "deb"),
+        Label("exclave-agent", "0.1.0", "amd64", "rpm"),
+    ],
+)
+def test_the_former_package_must_fit_as_well(site: Site, asked: Request, label: Label) -> None:
+    """It would be found out only when it is to be put back."""
+    data = site.repo.source.targets[site.packages["0.1.0"].sha256]
+    site.repo.entries.pop(site.packages["0.1.0"].path)
+    add_package(site.repo, replace(site.packages["0.1.0"], label=label), data)
+    site.repo.publish()
+    for name in ("timestamp.json", "2.snapshot.json", "2.targets.json"):
+        staged(site, asked, "metadata", name).write_bytes(site.repo.source.files[name])
+    assert refused(site, asked) == "wrong_architecture"
+
+
 def test_a_kept_package_that_rotted_is_taken_from_the_agent_again(
     site: Site, asked: Request
 ) -> None:
