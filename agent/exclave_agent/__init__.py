@@ -12,13 +12,13 @@ require_tls13()
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 __version__: str
-"""Of the installed distribution; looked up when it is first asked for, for that takes 20 ms."""
+"""Of the installed distribution; looked up when it is asked for."""
 
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> str:
         if name != "__version__":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from importlib.metadata import version
+        from exclave_service.version import installed
 
-        return version("exclave")
+        return installed()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -12,29 +11,13 @@ def main(args: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if args is None else args
     if list(words) == ["--version"]:
         # Asked by installers and monitors: it must not wait for click.
-        sys.stdout.write(f"exclave-coordinator, version {version()}\n")
+        from exclave_service.version import installed
+
+        sys.stdout.write(f"exclave-coordinator, version {installed()}\n")
         return
     from exclave_coordinator.commands import main as commands
 
     commands(args, prog_name="exclave-coordinator")
-
-
-def version() -> str:
-    """This installation's version, from the name of its metadata folder.
-
-    Importing importlib.metadata takes longer than all the rest; it is asked where no folder is.
-    """
-    for folder in sys.path:
-        try:
-            names = os.listdir(folder)
-        except OSError:
-            continue
-        for name in names:
-            if name.startswith("exclave-") and name.endswith(".dist-info"):
-                return name.removeprefix("exclave-").removesuffix(".dist-info")
-    from importlib.metadata import version as installed
-
-    return installed("exclave")
 
 
 def __getattr__(name: str) -> object:

@@ -130,7 +130,7 @@ async def serving(
                 failure = error
             finally:
                 # Before the group sees an error and cancels: in-flight requests get their time.
-                server.should_exit = True
+                server.finish()
                 try:
                     await asyncio.shield(running)
                 except asyncio.CancelledError:
@@ -154,6 +154,20 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._started = asyncio.Event()
+        self._finishing = asyncio.Event()
+
+    def finish(self) -> None:
+        """Stop accepting, and let running requests end."""
+        self.should_exit = True
+        self._finishing.set()
+
+    async def main_loop(self) -> None:
+        # The base looks ten times a second whether it should end: told instead, an idle agent
+        # sleeps, and one that stops does so at once. A tick renews the Date header.
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._finishing.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
