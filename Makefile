@@ -7,7 +7,7 @@ PY := PYTHONPATH=tests .venv/bin/python
 
 .PHONY: help setup demo test test-service test-service-trixie packages packages-twice check lint \
         format types imports proto bench bench-governance bench-inference bench-audit bench-fleet \
-        bench-idle bench-service clean
+        bench-idle bench-onnx bench-service clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -53,7 +53,7 @@ imports: setup
 proto: setup  ## regenerate exclave_protocol/pb from proto/exclave/v1
 	@$(PY) proto/generate.py
 
-bench: bench-governance bench-audit bench-fleet bench-inference bench-idle bench-service  ## all benchmarks
+bench: bench-governance bench-audit bench-fleet bench-inference bench-onnx bench-idle bench-service  ## all benchmarks
 
 # Peers live in their own environment, so that they never shape ours.
 .venv-bench/ready: packaging/bench-requirements.txt | setup
@@ -70,6 +70,9 @@ bench-fleet: setup  ## 500 and 2,000 agents against one coordinator
 
 bench-inference: .venv-bench/ready  ## tokens per second against llama.cpp's servers
 	@$(PY) bench/inference.py --peers-venv .venv-bench
+
+bench-onnx: setup  ## dynamic batching of the shipped classifier at 32 callers
+	@$(PY) bench/onnx_batching.py
 
 bench-idle: setup  ## idle memory and start-up time
 	@$(PY) bench/idle.py

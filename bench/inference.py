@@ -2,12 +2,18 @@
 
 The agent runs as it does for a user: enrolled, with a signed release, every answer recorded.
 Beside it, with the same model file, threads, slots and context: llama.cpp's server (PyPI
-xllamacpp) and `python -m llama_cpp.server`. The callers send unrelated prompts, greedy, in a
-closed loop, and read streams. All servers stay up; their turns alternate within each round, so
-that a slow minute of the machine falls on all, and a bar is the median of the rounds' ratios.
+xllamacpp, at its best: see inference_peer.py) and `python -m llama_cpp.server`. The callers ask
+greedily, in a closed loop, and read streams; prompts share nothing, or a beginning of about 600
+tokens. All servers stay up; their turns alternate within each round, so that a slow minute of
+the machine falls on all, and a bar is the median of the rounds' ratios.
 
-The row "exclave runtime" is our scheduler without HTTP and governance: what is left between it
-and the row above is what those two cost.
+Every server that decodes together has eight slots, which is our default: sixteen callers queue
+at all of them alike. llama_cpp.server answers one at a time and is asked by one and by eight
+callers only. The row "exclave runtime" is our scheduler without HTTP and governance.
+
+Then a mixed load: eight callers with long answers that can wait (xllamacpp has no such class:
+there they are like any other) and one who asks short questions. And how much of the wall time
+our scheduler spends inside the engine.
 """
 
 from __future__ import annotations
@@ -15,361 +21,209 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
-import os
-import statistics
-import subprocess
 import tempfile
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import httpx
 from common import Bar, write_results
+from inference_load import (
+    MAX_TOKENS,
+    WORKLOADS,
+    Ask,
+    Plan,
+    Turns,
+    first_token_ratio,
+    measure,
+    over_http,
+    over_runtime,
+    ratio,
+    ratio_rows,
+    rows,
+)
+from inference_mixed import Mixed, Share, engine_share, mixed_load
+from inference_servers import Setting, governed_agent, llama_cpp_server, peer_version, xllamacpp
 
-from exclave_agent.ports import Delta, Finished, Generate, Message, ModelSpec, Sampling
+from exclave_agent.ports import ModelSpec
 from exclave_agent.runtimes.cpus import physical_cores
-from exclave_agent.runtimes.models import LoadedModels
-from exclave_agent.runtimes.process import worker_environment
+from exclave_agent.runtimes.restart import Timings
 from exclave_agent.runtimes.supervisor import Supervisor
 from exclave_agent.system import SystemClock, SystemRng
-from exclave_testing.mainjob import PACKS
 from exclave_testing.models import sha256_of, smollm2_path
-from exclave_testing.processes import World, free_port
 
-HERE = Path(__file__).parent
-CLIENTS = (1, 4, 8)
-REQUESTS = {1: 4, 4: 12, 8: 24}
+CLIENTS = (1, 4, 8, 16)
+REQUESTS = {1: 4, 4: 12, 8: 24, 16: 32}
 """Clients -> requests of one turn."""
 ROUNDS = 5
-MAX_TOKENS = 48
 CONTEXT = 1024
-PARALLEL = 8
-BAR_XLLAMACPP = 1.0
-BAR_LLAMA_CPP_SERVER = 1.3
-
-TEXTS = (
-    "Summarise this claim in one sentence and propose a remediation: the blender arrived with a "
-    "cracked jar, the packaging was intact, it was bought twelve days ago for 89 dollars.",
-    "Rewrite for a passenger notice: due to a defective switch north of the river the trains of "
-    "line four end at the museum until about half past six this evening.",
-    "What should a night guard check first when the cold store alarm rings, the door is shut and "
-    "the thermometer inside reads two degrees above its limit?",
-    "Explain to a new colleague why invoices above five thousand are approved by two people, and "
-    "what happens when one of them is on leave at the end of a quarter.",
-    "List the risks in this plan: one technician drives to three wind parks in a day, replaces a "
-    "sensor at each, and reports by telephone because the portal is down.",
-    "Turn these notes into a short letter: tenant wrote twice, heating cold since Monday, boiler "
-    "inspected, valve stuck, part ordered, arrives Thursday, apologies.",
-    "Compare renting and buying a forklift for a warehouse that needs it nine days in a month and "
-    "has no place to charge it indoors before the summer.",
-    "Describe for the shift log what happened: pump two lost pressure at 03:10, pump three took "
-    "over by itself, no water was lost, the seal of pump two is worn.",
-)
-
-
-@dataclass
-class Turn:
-    """One server's figures for one load in one round."""
-
-    tokens: int = 0
-    seconds: float = 0.0
-    first: list[float] = field(default_factory=list)
-    """Seconds to the first token of each request."""
-
-    @property
-    def rate(self) -> float:
-        """Generated tokens per second."""
-        return self.tokens / self.seconds
-
-
-Ask = Callable[[str], AsyncIterator[int]]
-"""A prompt -> the tokens generated, as counts: one when they arrive, corrected at the end."""
-
-
-def prompt(number: int) -> str:
-    """Prompts that share nothing at their beginning, so that no cache of prefixes helps."""
-    return f"Case {number * 7919 % 100_003}: {TEXTS[number % len(TEXTS)]}"
-
-
-async def take_turn(ask: Ask, clients: int, requests: int, offset: int) -> Turn:
-    """`clients` callers share `requests` prompts; each sends its next when it has its answer."""
-    turn = Turn()
-    waiting = iter(range(offset, offset + requests))
-
-    async def call() -> None:
-        for number in waiting:
-            started = time.perf_counter()
-            first = True
-            async for tokens in ask(prompt(number)):
-                if first:
-                    turn.first.append(time.perf_counter() - started)
-                    first = False
-                turn.tokens += tokens
-
-    started = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(clients):
-            group.create_task(call())
-    turn.seconds = time.perf_counter() - started
-    return turn
-
-
-def over_http(client: httpx.AsyncClient, base_url: str, api_key: str, model: str) -> Ask:
-    """Ask an OpenAI-compatible server, streaming."""
-
-    async def ask(text: str) -> AsyncIterator[int]:
-        body = {
-            "model": model,
-            "messages": [{"role": "user", "content": text}],
-            "max_tokens": MAX_TOKENS,
-            "temperature": 0,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        headers = {"authorization": f"Bearer {api_key}"}
-        url = f"{base_url}/v1/chat/completions"
-        counted, usage = 0, None
-        async with client.stream("POST", url, json=body, headers=headers) as answer:
-            if answer.status_code != 200:
-                raise SystemExit(
-                    f"{base_url} answers {answer.status_code}: {await answer.aread()!r}"
-                )
-            async for line in answer.aiter_lines():
-                if not line.startswith("data: {"):
-                    continue
-                chunk = json.loads(line[6:])
-                usage = chunk.get("usage") or usage
-                if any(choice["delta"].get("content") for choice in chunk["choices"]):
-                    counted += 1
-                    yield 1
-        if usage is not None:
-            # A chunk may hold several tokens: what the server counted is exact.
-            yield usage["completion_tokens"] - counted
-
-    return ask
-
-
-def over_runtime(models: LoadedModels) -> Ask:
-    """Ask the scheduler itself."""
-
-    async def ask(text: str) -> AsyncIterator[int]:
-        sampling = Sampling(max_tokens=MAX_TOKENS, temperature=0)
-        counted = 0
-        async for event in models.generate(Generate("smollm2", sampling, (Message("user", text),))):
-            if isinstance(event, Delta):
-                counted += 1
-                yield 1
-            elif isinstance(event, Finished):
-                yield event.completion_tokens - counted
-
-    return ask
-
-
-@contextlib.contextmanager
-def governed_agent(folder: Path, model: Path, threads: int) -> Iterator[tuple[str, str]]:
-    """A real agent with a signed release; its base URL and an analyst's key."""
-    world = World(folder)
-    try:
-        world.up()
-        world.tenant("acme", ("alice", "bob", "carol"), 2)
-        agent = world.add_agent("acme", "bench")
-        agent.start()
-        key = agent.create_key("analyst")
-        world.build(
-            "acme",
-            [PACKS / "starter"],
-            [
-                f"smollm2={model},runtime=llama,n_ctx={CONTEXT},n_parallel={PARALLEL},"
-                f"threads={threads}"
-            ],
-        )
-        world.sign("acme", "alice", "bob")
-        world.publish("acme")
-        world.rollout("acme")
-        yield agent.url, key
-    finally:
-        world.close()
-
-
-@contextlib.contextmanager
-def peer(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """A peer's process; it gets the environment that our workers get."""
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=worker_environment(os.environ),
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-@contextlib.contextmanager
-def xllamacpp(python: Path, model: Path, threads: int) -> Iterator[str]:
-    """llama.cpp's own server; its base URL."""
-    command = [str(python), str(HERE / "inference_peer.py"), str(model)]
-    with peer([*command, str(threads), str(PARALLEL), str(CONTEXT)]) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise SystemExit("xllamacpp did not start")
-        yield json.loads(line)["url"]
-
-
-@contextlib.contextmanager
-def llama_cpp_server(python: Path, model: Path, threads: int) -> Iterator[str]:
-    """`python -m llama_cpp.server`; its base URL. It answers one request at a time."""
-    url = f"http://127.0.0.1:{(port := free_port())}"
-    options = {
-        "model": str(model),
-        "n_ctx": str(CONTEXT),
-        "n_threads": str(threads),
-        "n_threads_batch": str(threads),
-        "host": "127.0.0.1",
-        "port": str(port),
-        # By default a new request breaks the answer that another caller is reading.
-        "interrupt_requests": "false",
-    }
-    words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    with peer([str(python), "-m", "llama_cpp.server", *words]) as process:
-        deadline = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{url}/v1/models").status_code == 200:
-                    break
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit("llama_cpp.server did not start")
-            time.sleep(0.1)
-        yield url
-
-
-async def measure(
-    asks: dict[str, Ask], rounds: int, clients: tuple[int, ...]
-) -> dict[tuple[str, int], list[Turn]]:
-    """All turns of all servers; the first of each is a warm-up and not counted."""
-    turns: dict[tuple[str, int], list[Turn]] = {}
-    for ask in asks.values():
-        await take_turn(ask, 2, 2, 90_000)
-    for number in range(rounds):
-        # Who begins changes, since a machine that warms up or throttles favours one place.
-        names = list(asks)
-        names = names[number % len(names) :] + names[: number % len(names)]
-        for load in clients:
-            for name in names:
-                # Every turn of a server has prompts that it has not seen: theirs cache whole ones.
-                offset = 1000 * number + 100 * load
-                turn = await take_turn(asks[name], load, REQUESTS[load], offset)
-                turns.setdefault((name, load), []).append(turn)
-                print(f"round {number + 1}: {name}, {load} clients: {turn.rate:.1f} tokens/s")
-    return turns
-
-
-def ratio(turns: dict[tuple[str, int], list[Turn]], ours: str, theirs: str, load: int) -> float:
-    """Median over the rounds of ours divided by theirs in the same round."""
-    pairs = zip(turns[ours, load], turns[theirs, load], strict=True)
-    return statistics.median(a.rate / b.rate for a, b in pairs)
-
-
-def rows(turns: dict[tuple[str, int], list[Turn]]) -> list[dict[str, Any]]:
-    """One row for each server and load."""
-    table = []
-    for (name, load), of_load in sorted(turns.items(), key=lambda item: (item[0][1], item[0][0])):
-        firsts = sorted(first for turn in of_load for first in turn.first)
-        table.append(
-            {
-                "server": name,
-                "clients": load,
-                "tokens/s": statistics.median(turn.rate for turn in of_load),
-                "best": max(turn.rate for turn in of_load),
-                "worst": min(turn.rate for turn in of_load),
-                "first token p50 ms": 1000 * firsts[len(firsts) // 2],
-                "first token p95 ms": 1000 * firsts[int(len(firsts) * 0.95)],
-                "tokens": sum(turn.tokens for turn in of_load),
-            }
-        )
-    return table
-
+SLOTS = 8
+QUESTIONS = 20
+OVERHEAD_SECONDS = 10.0
+SLOW_CLIENTS = (1, 8)
+"""Loads for the server that answers one at a time."""
 
 GOVERNED, RUNTIME = "exclave", "exclave runtime"
 XLLAMACPP, LLAMA_CPP = "xllamacpp", "llama_cpp.server"
+MODEL = "smollm2"
+
+RATES = (
+    ("unrelated", XLLAMACPP, 1, 1.0),
+    ("unrelated", XLLAMACPP, 8, 1.15),
+    ("shared prefix", XLLAMACPP, 8, 1.2),
+    ("unrelated", LLAMA_CPP, 8, 1.3),
+)
+"""Workload, peer, clients -> tokens a second of ours over theirs, at least."""
+BAR_FIRST_TOKEN = 1.0
+BAR_MIXED = 1.5
+BAR_ENGINE = 0.97
 
 
-async def run(options: argparse.Namespace) -> None:
-    model, threads = smollm2_path(), options.threads or physical_cores()
-    async with contextlib.AsyncExitStack() as stack:
+class Bench:
+    """What is up, and what was measured."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.setting = Setting(
+            smollm2_path(), options.threads or physical_cores(), options.slots, CONTEXT
+        )
+        self.asks: dict[str, Ask] = {}
+        self.supervisor: Supervisor
+        self.turns: Turns = {}
+        self.slow_turns: Turns = {}
+        """Beside the server that answers one at a time."""
+        self.mixed: dict[str, Mixed] = {}
+        self.share: Share | None = None
+
+    async def start(self, stack: contextlib.AsyncExitStack) -> None:
+        """Bring up all servers."""
+        options, setting = self.options, self.setting
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="exclave-bench-")))
         # A connection a request: the servers close idle ones after times of their own.
         limits = httpx.Limits(max_keepalive_connections=0)
-        timeout = httpx.Timeout(300, connect=10)
         client = await stack.enter_async_context(
-            httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False)
+            httpx.AsyncClient(
+                timeout=httpx.Timeout(300, connect=10), limits=limits, trust_env=False
+            )
         )
-        asks: dict[str, Ask] = {}
         if options.base_url:
-            asks[GOVERNED] = over_http(client, options.base_url, options.api_key, "smollm2")
+            keys = {"": options.api_key}
+            self.asks[GOVERNED] = over_http(client, options.base_url, keys, MODEL)
         elif not options.runtime_only:
-            url, key = stack.enter_context(governed_agent(folder, model, threads))
-            asks[GOVERNED] = over_http(client, url, key, "smollm2")
-        supervisor = await stack.enter_async_context(
-            Supervisor(clock=SystemClock(), rng=SystemRng())
+            url, keys = stack.enter_context(governed_agent(folder, setting))
+            self.asks[GOVERNED] = over_http(client, url, keys, MODEL)
+        # Pinged often, since the counters come with the answer.
+        self.supervisor = await stack.enter_async_context(
+            Supervisor(clock=SystemClock(), rng=SystemRng(), timings=Timings(ping=0.25))
         )
-        parameters = {"n_ctx": CONTEXT, "n_parallel": PARALLEL, "threads": threads}
-        models = await supervisor.load(
-            [ModelSpec("smollm2", "llama", model, sha256_of(model), parameters)]
+        parameters: dict[str, int | str | bool] = {
+            "n_ctx": CONTEXT,
+            "n_parallel": setting.slots,
+            "threads": setting.threads,
+        }
+        model = setting.model
+        models = await self.supervisor.load(
+            [ModelSpec(MODEL, "llama", model, sha256_of(model), parameters)]
         )
-        asks[RUNTIME] = over_runtime(models)
+        stack.push_async_callback(models.close)
+        self.asks[RUNTIME] = over_runtime(models, MODEL)
         if options.peers_venv is not None:
             python = options.peers_venv.absolute() / "bin" / "python"
             for name, start in ((XLLAMACPP, xllamacpp), (LLAMA_CPP, llama_cpp_server)):
-                url = stack.enter_context(start(python, model, threads))
-                asks[name] = over_http(client, url, "none", model.stem)
-        turns = await measure(asks, options.rounds, tuple(options.clients))
-        await models.close()
-    report(turns, options, threads)
+                url = stack.enter_context(start(python, setting))
+                self.asks[name] = over_http(client, url, {"": "none"}, model.stem)
+
+    async def run(self) -> None:
+        """All parts."""
+        async with contextlib.AsyncExitStack() as stack:
+            await self.start(stack)
+            await self.throughput()
+            if self.options.questions:
+                for name in (GOVERNED, XLLAMACPP):
+                    if name in self.asks:
+                        print(f"mixed load: {name}", flush=True)
+                        self.mixed[name] = await mixed_load(
+                            self.asks[name],
+                            batch_clients=self.setting.slots,
+                            questions=self.options.questions,
+                            offset=60_000,
+                            most_seconds=120,
+                        )
+            if self.options.overhead_seconds:
+                print("scheduler overhead", flush=True)
+                self.share = await engine_share(
+                    self.supervisor,
+                    MODEL,
+                    self.asks[RUNTIME],
+                    sequences=8,
+                    seconds=self.options.overhead_seconds,
+                )
+
+    async def throughput(self) -> None:
+        """Both workloads at every load; the slow server by itself, at fewer."""
+        options = self.options
+        fast = {name: ask for name, ask in self.asks.items() if name != LLAMA_CPP}
+        requests, tokens = REQUESTS.__getitem__, options.tokens
+        plan = Plan(options.clients, options.rounds, requests, tuple(WORKLOADS), tokens)
+        both = [load for load in options.clients if load in SLOW_CLIENTS]
+        if LLAMA_CPP in self.asks and both:
+            # With us beside it again, since a ratio is one of the same round.
+            pair = {name: self.asks[name] for name in (self.ours, LLAMA_CPP)}
+            slow = Plan(both, options.rounds, requests, ("unrelated",), tokens)
+            self.slow_turns = await measure(pair, slow)
+        self.turns = await measure(fast, plan)
+
+    @property
+    def ours(self) -> str:
+        """What the bars are about."""
+        return GOVERNED if GOVERNED in self.asks else RUNTIME
 
 
-def report(
-    turns: dict[tuple[str, int], list[Turn]], options: argparse.Namespace, threads: int
-) -> None:
+def bars(bench: Bench) -> list[Bar]:
+    """Those that were measured."""
+    found = []
+    ours = bench.ours
+    for workload, theirs, load, bar in RATES:
+        turns = bench.slow_turns if theirs == LLAMA_CPP else bench.turns
+        if (workload, theirs, load) in turns and (workload, ours, load) in turns:
+            value = ratio(turns, workload, ours, theirs, load)
+            name = f"{ours} / {theirs}, {workload}, {load} clients"
+            found.append(Bar(name, value, bar, "higher"))
+    for workload in WORKLOADS:
+        if (workload, XLLAMACPP, 8) in bench.turns:
+            value = first_token_ratio(bench.turns, workload, ours, XLLAMACPP, 8)
+            name = f"first token p95, {ours} / {XLLAMACPP}, {workload}, 8 clients"
+            found.append(Bar(name, value, BAR_FIRST_TOKEN, "lower"))
+    if ours in bench.mixed:
+        name = "interactive beside batch: (first token p95 - a step) / idle p95"
+        found.append(Bar(name, bench.mixed[ours].ratio, BAR_MIXED, "lower"))
+    if bench.share is not None:
+        name = "wall time inside the engine, 8 sequences"
+        found.append(Bar(name, bench.share.engine, BAR_ENGINE, "higher"))
+    return found
+
+
+def report(bench: Bench) -> None:
     """Write and print what was measured."""
-    names = {name for name, _ in turns}
-    ours = GOVERNED if GOVERNED in names else RUNTIME
-    most = max(options.clients)
-    bars = []
-    table = rows(turns)
-    for theirs, bar in ((XLLAMACPP, BAR_XLLAMACPP), (LLAMA_CPP, BAR_LLAMA_CPP_SERVER)):
-        if theirs in names:
-            value = ratio(turns, ours, theirs, most)
-            bars.append(Bar(f"{ours} / {theirs}, {most} clients", value, bar, "higher"))
-            table += [
-                {
-                    "ratio": f"{ours} / {theirs}",
-                    "clients": load,
-                    "of tokens/s": ratio(turns, ours, theirs, load),
-                }
-                for load in options.clients
-            ]
-    versions = {"llama-cpp-python": version("llama-cpp-python"), "threads": str(threads)}
-    if options.peers_venv is not None:
-        versions["xllamacpp"] = peer_version(options.peers_venv, "xllamacpp")
-    write_results("inference", table, bars, versions)
-
-
-def peer_version(venv: Path, package: str) -> str:
-    """A package's version in the peers' environment."""
-    code = f"from importlib.metadata import version; print(version({package!r}))"
-    done = subprocess.run(
-        [venv / "bin" / "python", "-c", code], capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
+    table: list[dict[str, Any]] = rows(bench.turns)
+    table += [row for row in rows(bench.slow_turns) if row["server"] == LLAMA_CPP]
+    table += ratio_rows(bench.turns, bench.ours, XLLAMACPP)
+    table += ratio_rows(bench.slow_turns, bench.ours, LLAMA_CPP)
+    table += [mixed.row(name) for name, mixed in bench.mixed.items()]
+    if bench.share is not None:
+        table.append(bench.share.row())
+    setting = bench.setting
+    versions = {
+        "llama-cpp-python": version("llama-cpp-python"),
+        "model": setting.model.name,
+        "threads": str(setting.threads),
+        "slots": str(setting.slots),
+        "tokens": str(bench.options.tokens),
+        "context": str(setting.context),
+    }
+    if bench.options.peers_venv is not None:
+        versions["xllamacpp"] = peer_version(bench.options.peers_venv, "xllamacpp")
+    write_results(bench.options.name, table, bars(bench), versions)
 
 
 def main() -> None:
@@ -380,8 +234,17 @@ def main() -> None:
     parser.add_argument("--runtime-only", action="store_true", help="leave the agent out")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--clients", type=int, nargs="+", default=list(CLIENTS), choices=CLIENTS)
+    parser.add_argument("--tokens", type=int, default=MAX_TOKENS, help="of an answer")
+    parser.add_argument("--slots", type=int, default=SLOTS, help="of every server")
     parser.add_argument("--threads", type=int, default=0, help="0: the physical cores")
-    asyncio.run(run(parser.parse_args()))
+    parser.add_argument("--questions", type=int, default=QUESTIONS, help="0: no mixed load")
+    parser.add_argument(
+        "--overhead-seconds", type=float, default=OVERHEAD_SECONDS, help="0: not measured"
+    )
+    parser.add_argument("--name", default="inference", help="of the file of results")
+    bench = Bench(parser.parse_args())
+    asyncio.run(bench.run())
+    report(bench)
 
 
 if __name__ == "__main__":

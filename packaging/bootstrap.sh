@@ -47,7 +47,7 @@ fi
 
 # --- the environment --------------------------------------------------------------------
 want=$(cat pyproject.toml packaging/constraints.txt packaging/bootstrap.sh packaging/build_llama_wheel.py \
-  packaging/llama_fast_build.cmake | sha256sum | cut -d' ' -f1)
+  packaging/llama_fast_build.cmake packaging/llama/* | sha256sum | cut -d' ' -f1)
 stamp=.venv/exclave-stamp
 if [ ! -x .venv/bin/python ]; then
   say "creating .venv with $("$python" --version)"
@@ -58,7 +58,7 @@ if [ "$(cat "$stamp" 2>/dev/null || true)" != "$want" ]; then
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade \
     -c packaging/constraints.txt pip hatchling editables
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
-    -c packaging/constraints.txt -e '.[agent,coordinator,learn,dev]'
+    -c packaging/constraints.txt -e '.[agent,remote,otel,coordinator,learn,dev]'
   wheel=$(.venv/bin/python packaging/build_llama_wheel.py)
   .venv/bin/python -m pip install --quiet --disable-pip-version-check -c packaging/constraints.txt \
     --force-reinstall --no-deps "$wheel"

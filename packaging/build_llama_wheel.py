@@ -3,11 +3,12 @@
 Prints the wheel's path. The project ships no wheel of its own for Linux, and a plain build
 takes about ten minutes; these flags build only the library, portable (AVX2, no code that is
 specific to this CPU: a native build crashes in AMX kernels on some virtual machines), in
-about three.
+about three. They add our own matrix product for Q4_1: docs/adr/0018.
 """
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import hashlib
 import os
@@ -21,8 +22,12 @@ from pathlib import Path
 VERSION = "0.3.36"
 HERE = Path(__file__).resolve().parent
 INCLUDE = HERE / "llama_fast_build.cmake"
+KERNELS = HERE / "llama"
+"""Sources of ours that the include adds to llama.cpp's."""
 FLAGS = [
     "-DGGML_NATIVE=OFF",
+    # The hook that our kernels go in by.
+    "-DGGML_LLAMAFILE=ON",
     "-DLLAVA_BUILD=OFF",
     "-DLLAMA_BUILD_TOOLS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
@@ -33,8 +38,10 @@ FLAGS = [
 
 def cache_folder() -> Path:
     """Where the wheel of this version, these flags and this machine type lives."""
+    sources = [INCLUDE, *sorted(KERNELS.iterdir())]
+    texts = [f"{path.name}\n{path.read_text(encoding='utf-8')}" for path in sources]
     key = hashlib.sha256(
-        "\n".join([VERSION, *FLAGS, INCLUDE.read_text(), platform.machine()]).encode()
+        "\n".join([VERSION, *FLAGS, *texts, platform.machine()]).encode()
     ).hexdigest()[:16]
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base / "exclave" / "wheels" / f"llama-{VERSION}-{key}"
@@ -67,6 +74,24 @@ def build(into: Path) -> None:
 
 def main() -> None:
     """Print the cached wheel's path, building it first if need be."""
+    parser = argparse.ArgumentParser(description="build the llama-cpp-python wheel once")
+    parser.add_argument(
+        "--cuda", action="store_true", help="for NVIDIA GPUs; needs nvcc and cuBLAS"
+    )
+    parser.add_argument(
+        "--arch", help="of the GPUs, e.g. 90 or 86;90; default: all that nvcc knows"
+    )
+    options = parser.parse_args()
+    if options.arch and not options.cuda:
+        parser.error("--arch goes with --cuda")
+    if options.cuda:
+        FLAGS.append("-DGGML_CUDA=ON")
+        # CUDA's static libraries bring symbols of a C++ library of their own, which libllama
+        # would otherwise find first when Python loads it, and crash in its tokeniser.
+        FLAGS.append("-DCMAKE_SHARED_LINKER_FLAGS=-Wl,--exclude-libs,ALL")
+        if options.arch:
+            # A list for cmake, and CMAKE_ARGS is split at blanks: semicolons stay.
+            FLAGS.append(f"-DCMAKE_CUDA_ARCHITECTURES={options.arch}")
     folder = cache_folder()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / "lock").open("w") as lock:

@@ -44,6 +44,8 @@ AFTER_GRACE = 45.0
 """Seconds, beyond `stop_grace`, for workers to end and the record to close."""
 UPGRADE_REPORT_SECONDS = 10
 """How soon an upgrade that ended is on record."""
+FORGET_SECONDS = 600
+"""How soon the sums of former periods, and kept answers that are over or erased, are deleted."""
 
 
 async def run_agent(settings: Settings, control: Control) -> None:
@@ -152,6 +154,8 @@ async def _work(rooms: Rooms, listening: Listening) -> None:
     basis, chores = rooms.basis, Chores()
     chores.every(CLOCK_FLOOR_SECONDS, "clock floor", basis.time.persist)
     chores.every(UPGRADE_REPORT_SECONDS, "upgrade report", rooms.upgrades.report)
+    chores.every(FORGET_SECONDS, "budgets of former periods", rooms.budgets.forget)
+    chores.every(FORGET_SECONDS, "answers kept too long", rooms.cache.sweep)
     alive = Liveness(
         basis.control.manager,
         basis.clock,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -23,6 +24,10 @@ SYSTEM_FILE = Path("/etc/exclave/agent.toml")
 """Settings of the agent that is a system service, whose home is DEFAULT_HOME."""
 LIVE = ("log_level", "heartbeat", "upload_interval", "reconcile_interval")
 """What a running agent can take over; everything else counts from the next start."""
+_PROXY = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}/?")
+_ENDPOINT = re.compile(
+    r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._/-]*)?"
+)
 LARGEST_BODY = 64 << 20
 """Bytes; no model takes more in one request (runtimes/frames.py)."""
 
@@ -46,6 +51,16 @@ class Settings:
     worker_socket: str = ""
     """Unix socket of a service manager that starts the models' workers. Empty: they are child
     processes of the agent."""
+    remote_proxy: str = ""
+    """URL of the HTTP proxy to remote models' endpoints, http://host:port. Empty: none."""
+    remote_ca: str = ""
+    """PEM file of the only CA certificates that remote models' endpoints may have. Empty: the
+    system's."""
+    ram_budget_mib: int = 0
+    """MiB of memory that the models may take together. 0: four fifths of what is free, or of
+    what the agent's cgroup allows, when it starts."""
+    vram_budget_mib: int = 0
+    """MiB of GPU memory for them. 0: nine tenths of what is free at the start."""
     max_body: int = 4 * 1024 * 1024
     """Largest request body."""
     max_connections: int = 256
@@ -60,6 +75,9 @@ class Settings:
     """Seconds that running requests get at shutdown."""
     log_level: str = "info"
     """debug, info, warning or error."""
+    otlp_endpoint: str = ""
+    """URL of an OpenTelemetry collector (OTLP over HTTP) that gets a trace of each decision,
+    such as http://127.0.0.1:4318. Empty: no traces."""
 
     def path(self, name: str) -> Path:
         """A path below home."""
@@ -139,6 +157,8 @@ def _parse(key: str, text: str, source: str) -> Any:
 
 def _check(settings: Settings) -> None:
     for key, low, high in (
+        ("ram_budget_mib", 0, 1 << 24),
+        ("vram_budget_mib", 0, 1 << 24),
         ("max_body", 1024, LARGEST_BODY),
         ("max_connections", 1, 65536),
         ("heartbeat", 1, 30 * 86400),
@@ -160,6 +180,12 @@ def _check(settings: Settings) -> None:
             )
         if port > 65535:
             raise ConfigError("listen names a port above 65535")
+    if settings.remote_proxy and not _PROXY.fullmatch(settings.remote_proxy):
+        raise ConfigError("remote_proxy must be http://host:port, without a user or a password")
+    if settings.remote_ca and not Path(settings.remote_ca).is_absolute():
+        raise ConfigError("remote_ca must be the absolute path of a PEM file")
+    if settings.otlp_endpoint and not _ENDPOINT.fullmatch(settings.otlp_endpoint):
+        raise ConfigError("otlp_endpoint must be http(s)://host:port, without a user or a password")
     if not settings.listen and not settings.socket:
         raise ConfigError("listen and socket are both empty: nobody could reach the agent")
 

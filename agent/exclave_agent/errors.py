@@ -7,11 +7,17 @@
     |  |- PolicyDenied           the signed policy says no (recorded)
     |  |- UnknownModel           no such model in the active release
     |  |- TooManyTokens          prompt and answer do not fit (numbers given)
-    |  `- OutputInvalid          the answer failed its validator (recorded)
+    |  |- OutputInvalid          the answer failed its validator (recorded)
+    |  |- BudgetExceeded         the worst case does not fit what is left (numbers given)
+    |  `- Quarantined            this request killed the model's worker twice
     |- Unavailable               try later; the request was fine
     |  |- NoRelease              nothing verified to run, or the offline grace ended
     |  |- Overloaded             a bounded queue is full (retry_after given)
-    |  `- WorkerCrashed          the model's process died during this request
+    |  |- WorkerCrashed          the model's process died during this request
+    |  |- DeadlineExceeded       the caller's own time ran out
+    |  |- NoMemory               the model does not fit beside those in use now
+    |  |- RemoteFailed           a remote model's endpoint failed or cannot be reached
+    |  `- NoTarget               every target of the route is open, failed or not permitted
     |- StorageError              a record could not be made durable: the decision is refused
     |  |- StorageFull            the disk is full
     |  `- StorageForeign         the database file is not ours, damaged, or newer than we are
@@ -104,6 +110,23 @@ class OutputInvalid(RequestError):
         self.decision_id = decision_id
 
 
+class BudgetExceeded(RequestError):
+    """The worst case of this request does not fit what is left of a budget, which is named."""
+
+    code = "budget_exceeded"
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds until the budget's next period; None: it does not renew."""
+
+
+class Quarantined(RequestError):
+    """This very request killed the model's worker twice: it is not tried again."""
+
+    code = "request_quarantined"
+
+
 class Unavailable(AgentError):
     """The request was fine; the agent cannot serve it now."""
 
@@ -132,6 +155,34 @@ class WorkerCrashed(Unavailable):
     """The model's worker process died while it held this request."""
 
     code = "worker_crashed"
+
+
+class DeadlineExceeded(Unavailable):
+    """The time that the caller gave ran out before the answer was complete."""
+
+    code = "deadline_exceeded"
+
+
+class NoMemory(Unavailable):
+    """The model is not loaded, and what it takes is not free beside the models in use."""
+
+    code = "no_memory"
+
+
+class RemoteFailed(Unavailable):
+    """A remote model's endpoint refused, failed or cannot be reached.
+
+    Codes: remote_unreachable, remote_timeout, remote_refused (it says the request is wrong),
+    remote_unauthorized, remote_overloaded, remote_failed.
+    """
+
+    code = "remote_failed"
+
+
+class NoTarget(Unavailable):
+    """No target of the route may or can answer: open breakers, failures, permissions."""
+
+    code = "no_target"
 
 
 class StorageError(AgentError):

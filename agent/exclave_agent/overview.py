@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from exclave_agent import __version__, sealing
 from exclave_agent.audit.checkpoint import EPOCH
 from exclave_agent.link.session import LinkState
+from exclave_agent.ports import MemoryPlan
 
 if TYPE_CHECKING:
     from exclave_agent.rooms import Rooms
@@ -65,9 +67,11 @@ def status(rooms: Rooms) -> dict[str, Any]:
                 "actions": sorted(info.actions),
                 "provider": info.provider,
                 "network": info.network,
+                "degraded": info.degraded,
             }
             for info in models
         ],
+        "memory": memory(rooms.supervisor.plan()),
         "counts": rooms.tally.totals(),
         "upgrade": rooms.upgrades.status(),
         "service": {
@@ -75,6 +79,33 @@ def status(rooms: Rooms) -> dict[str, Any]:
             "workers": "service" if rooms.settings.worker_socket else "children",
             "keys_sealed": sealing.current().present,
         },
+    }
+
+
+def memory(plan: MemoryPlan) -> dict[str, Any]:
+    """The memory plan: budgets and sizes in bytes, a VRAM budget of 0 is not known."""
+    return {
+        "ram_budget": plan.ram_budget,
+        "vram_budget": plan.vram_budget,
+        "models": [
+            {
+                "name": one.name,
+                "runtime": one.runtime,
+                "digest": one.sha256,
+                "state": one.state,
+                "device": one.device,
+                "ram": one.ram_bytes,
+                "vram": one.vram_bytes,
+                "resident": one.resident_bytes,
+                "keep_warm": one.keep_warm,
+                "in_use": one.in_use,
+                "idle_seconds": round(one.idle_seconds, 1),
+                "reload_seconds": round(one.reload_seconds, 2),
+                "degraded": one.degraded,
+                "stats": asdict(one.stats),
+            }
+            for one in plan.models
+        ],
     }
 
 

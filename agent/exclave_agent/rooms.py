@@ -6,11 +6,13 @@ Order: identity > storage > record > runtimes > releases > link > decisions.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from exclave_agent import __version__
 from exclave_agent.audit import drafts
@@ -20,26 +22,34 @@ from exclave_agent.audit.checkpoint import EPOCH, Checkpointer, log_key
 from exclave_agent.audit.heartbeat import Heartbeat
 from exclave_agent.audit.upload import Uploader
 from exclave_agent.config import Settings
+from exclave_agent.decide.budget import Budgets
+from exclave_agent.decide.cache import Cache
 from exclave_agent.decide.pipeline import Pipeline
+from exclave_agent.errors import NoRelease, StorageError
 from exclave_agent.identity.keys import seal_keys
 from exclave_agent.identity.renew import Renewer
 from exclave_agent.identity.store import (
-    PRIVATE_KEYS,
     Identity,
     IdentityStore,
     identity_folder,
+    private_keys,
 )
 from exclave_agent.link.artifacts import GrpcArtifacts
 from exclave_agent.link.audit import GrpcAudit
 from exclave_agent.link.channel import Channels
 from exclave_agent.link.enroll import GrpcRenew
 from exclave_agent.link.session import Counts, Greeting, Session
+from exclave_agent.ports import AuditLog, BudgetView, NoTracer, Tracer
 from exclave_agent.releases.crashes import CrashLoop, CrashWatch
 from exclave_agent.releases.fetch import ArtifactStore
 from exclave_agent.releases.report import Desired, Observed
 from exclave_agent.releases.verify import Scope
 from exclave_agent.releases.watch import ReleaseManager
 from exclave_agent.runtimes import births
+from exclave_agent.runtimes.memory_keeper import MemorySettings
+from exclave_agent.runtimes.quarantine import Culprit
+from exclave_agent.runtimes.remote import RemoteRuntime
+from exclave_agent.runtimes.remote_keys import RemoteKeys
 from exclave_agent.runtimes.restart import LOOP, Crash
 from exclave_agent.runtimes.supervisor import Supervisor
 from exclave_agent.slots import Latest
@@ -47,13 +57,15 @@ from exclave_agent.storage.home import Storage
 from exclave_agent.system import SystemClock, SystemIds, SystemRng, TrustedTime
 from exclave_agent.telemetry.metrics import Metrics
 from exclave_agent.telemetry.tally import Tally
+from exclave_agent.telemetry.tracing import open_tracer
+from exclave_agent.telemetry.views import Views
 from exclave_agent.upgrade.desk import UpgradeDesk
 from exclave_protocol.note import SigningKey, VerifyKey
 from exclave_service.sd import Manager
 
 log = logging.getLogger(__name__)
 
-RUNTIMES = ("llama", "onnx")
+RUNTIMES = ("llama", "onnx", "lora", "remote")
 
 
 @dataclass(slots=True)
@@ -104,11 +116,14 @@ class Rooms:
     """As they hold now: replaced by a reload."""
     tally: Tally
     metrics: Metrics
+    supervisor: Supervisor
     manager: ReleaseManager
     crashes: CrashWatch
     session: Session
     uploader: Uploader
     renewer: Renewer
+    budgets: Budgets
+    cache: Cache
     pipeline: Pipeline
     heartbeat: Heartbeat
     upgrades: UpgradeDesk
@@ -130,7 +145,8 @@ async def lay_basis(settings: Settings, control: Control, stack: AsyncExitStack)
     clock, rng, ids = SystemClock(), SystemRng(), SystemIds()
     identities = IdentityStore(settings.home)
     storage = await stack.enter_async_context(await asyncio.to_thread(Storage, settings.home, rng))
-    sealed = await asyncio.to_thread(seal_keys, identity_folder(settings.home), PRIVATE_KEYS)
+    folder = identity_folder(settings.home)
+    sealed = await asyncio.to_thread(seal_keys, folder, private_keys(folder))
     if sealed:
         log.info("sealed under the service manager's credential: %s", ", ".join(sealed))
     record = await open_record(identities.current, storage, clock, rng)
@@ -153,6 +169,48 @@ async def lay_basis(settings: Settings, control: Control, stack: AsyncExitStack)
     return Basis(control, clock, rng, ids, identities, storage, record, trusted, boot_id)
 
 
+async def _accounts(basis: Basis) -> tuple[Budgets, Cache]:
+    """What was spent and what was kept before this start; both go by time that never goes back.
+
+    Raises: StorageError.
+    """
+    identity = basis.identities.current
+    budgets = Budgets(basis.storage.ledger, basis.time)
+    await budgets.load()
+    tenant = f"{identity.trust_domain}/{identity.tenant}"
+    cache = Cache(basis.storage.completions, basis.time, tenant)
+    await cache.load()
+    return budgets, cache
+
+
+async def _tracer(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Tracer:
+    """Traces, if somebody wants them; the SDK is imported only then. Raises: ConfigError."""
+    if not settings.otlp_endpoint:
+        return NoTracer()
+    agent = str(basis.identities.current.spiffe)
+    tracer = open_tracer(settings.otlp_endpoint, agent=agent, version=__version__)
+    stack.push_async_callback(asyncio.to_thread, tracer.close)
+    return tracer
+
+
+def _budget_views(manager: ReleaseManager, budgets: Budgets) -> list[BudgetView]:
+    """Of the active release's budgets; none before there is one."""
+    with contextlib.suppress(NoRelease), manager.releases.lease() as release:
+        document = release.policy.budget
+        return [] if document is None else budgets.views(document)
+    return []
+
+
+async def record_quarantine(audit: AuditLog, culprit: Culprit) -> None:
+    """That a request is refused from now on; which one, its own decision says."""
+    text = f"a request was with the worker of model {culprit.model} at two deaths of it"
+    try:
+        await audit.append(drafts.incident("request_quarantined", text))
+    except StorageError as error:
+        # The decision itself could not be recorded either, so it was not answered.
+        log.error("quarantine not recorded: %s", error.message)
+
+
 async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Rooms:
     """Put the rooms together; what must be closed goes on the stack, innermost last."""
     clock, rng, record = basis.clock, basis.rng, basis.record
@@ -166,12 +224,23 @@ async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Room
             loops.put(CrashLoop(crash.model, crash.sha256, crash.reason))
 
     workers = settings.worker_socket
+    remote = RemoteRuntime(
+        RemoteKeys(settings.home),
+        clock=clock,
+        rng=rng,
+        proxy=settings.remote_proxy,
+        authority=Path(settings.remote_ca) if settings.remote_ca else None,
+    )
+    stack.push_async_callback(remote.close)
     supervisor = await stack.enter_async_context(
         Supervisor(
             clock=clock,
             rng=rng,
             on_crash=crashed,
+            on_quarantine=lambda culprit: record_quarantine(record.log, culprit),
             birth=births.service(settings.path(workers)) if workers else births.child,
+            remote=remote,
+            memory=MemorySettings.of_mib(settings.ram_budget_mib, settings.vram_budget_mib),
         )
     )
     channels = Channels(basis.identities)
@@ -213,8 +282,28 @@ async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Room
         on_expired=renewer.renew_now,
         on_connected=uploader.retry_now,
     )
-    pipeline = Pipeline(manager.releases, record.log, clock, basis.ids, tally)
+    budgets, cache = await _accounts(basis)
+    await basis.storage.referrals.count()
+    pipeline = Pipeline(
+        manager.releases,
+        record.log,
+        clock,
+        basis.ids,
+        tally,
+        budgets=budgets,
+        cache=cache,
+        referrals=basis.storage.referrals,
+        tracer=await _tracer(settings, basis, stack),
+    )
     await stack.enter_async_context(pipeline)
+    metrics.watch(
+        Views(
+            plan=supervisor.plan,
+            breakers=pipeline.breakers,
+            budgets=lambda: _budget_views(manager, budgets),
+            referrals=lambda: basis.storage.referrals.known,
+        )
+    )
     crashes = CrashWatch(manager, record.log, loops)
     heartbeat = Heartbeat(
         record.log,
@@ -242,11 +331,14 @@ async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Room
         settings,
         tally,
         metrics,
+        supervisor,
         manager,
         crashes,
         session,
         uploader,
         renewer,
+        budgets,
+        cache,
         pipeline,
         heartbeat,
         upgrades,

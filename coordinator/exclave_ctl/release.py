@@ -14,6 +14,7 @@ from exclave_ctl import files
 from exclave_ctl.errors import CtlError
 from exclave_ctl.packages import PackagePlan, with_packages, without_packages
 from exclave_ctl.workspace import Workspace
+from exclave_protocol.endpoint import MAX_ENDPOINT, Endpoint
 from exclave_protocol.errors import ReleaseError
 from exclave_protocol.release import (
     CA_BUNDLE_PATH,
@@ -55,12 +56,12 @@ class ModelFile:
 
     @classmethod
     def parse(cls, text: str) -> ModelFile:
-        """`name=path[:runtime=llama|onnx][,n_ctx=1024,...]`; the runtime is guessed from
-        `.gguf` and `.onnx`. Raises: CtlError."""
+        """`name=path[:runtime=llama|onnx|lora|remote][,n_ctx=1024,...]`; the runtime is guessed
+        from `.gguf` and `.onnx`. Raises: CtlError."""
         match = _MODEL.fullmatch(text)
         if match is None:
             raise CtlError(
-                "--model must be name=path[,runtime=llama|onnx][,parameter=value...]",
+                "--model must be name=path[,runtime=llama|onnx|lora|remote][,parameter=value...]",
                 f"or `{KEEP}` for the models of the release before",
             )
         options: dict[str, str] = {}
@@ -329,6 +330,10 @@ def _manifest(
 
 
 def _hash_model(workspace: Workspace, file: ModelFile) -> ModelEntry:
+    if file.runtime == "remote":
+        return _endpoint_model(workspace, file)
+    if file.runtime == "lora":
+        _check_adapter(file)
     with file.path.open("rb") as source:
         digest = hashlib.file_digest(source, "sha256").hexdigest()
         length = source.tell()
@@ -339,6 +344,30 @@ def _hash_model(workspace: Workspace, file: ModelFile) -> ModelEntry:
         )
     except ReleaseError as error:
         raise CtlError(error.message) from error
+
+
+def _endpoint_model(workspace: Workspace, file: ModelFile) -> ModelEntry:
+    """What is signed is the document's canonical form, whatever form its author gave it."""
+    try:
+        endpoint = Endpoint.draft(files.read(file.path, MAX_ENDPOINT, "endpoint document"))
+        data = endpoint.encode()
+        digest = workspace.add_blob(data)
+        return ModelEntry(
+            file.name, "remote", model_path(digest), digest, len(data), file.parameters
+        )
+    except ReleaseError as error:
+        raise CtlError(
+            f"model {file.name}: {error.message}", "docs/remote-models.md has every field"
+        ) from error
+
+
+def _check_adapter(file: ModelFile) -> None:
+    with file.path.open("rb") as source:
+        if source.read(4) != b"GGUF":
+            raise CtlError(
+                f"model {file.name}: {file.path} is no GGUF file",
+                "llama.cpp's convert_lora_to_gguf.py makes one of an adapter",
+            )
 
 
 def _entries(manifest: ReleaseManifest, digest: str, length: int) -> dict[str, TargetFile]:

@@ -18,6 +18,7 @@ ENGINES: Final = {
     "numpy": "the runtime packages have it: only workers compute",
     "onnxruntime": "the runtime packages have it: an engine is chosen by the hardware",
     "jinja2": "the runtime packages have it: only workers fill chat templates",
+    "llguidance": "the runtime packages have it: only workers choose tokens",
 }
 """Distributions of the agent extra that come with exclave-runtime-*, not with the agent."""
 LEFT_OUT: Final = {
@@ -65,7 +66,7 @@ class Package:
 AGENT: Final = Package(
     name="exclave-agent",
     folder="agent",
-    extras=("agent",),
+    extras=("agent", "remote", "otel"),
     without=ENGINES,
     sources=("exclave_protocol", "exclave_policy", "exclave_agent", "exclave_service"),
     commands=(

@@ -1,57 +1,47 @@
-"""Turns a document of kind Policy into rules, and says everything that is wrong with it."""
+"""Reads one document of a pack, whatever its kind, and says everything that is wrong with it."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, TypeAlias
 
-from exclave_policy.conditions import Condition, ConditionInvalid, Fault, compile_condition
-from exclave_policy.fields import MODEL, NAME, ROLE, VERSION, Fields
+from exclave_policy.budgets import Budget, read_budget
+from exclave_policy.caching import CachePolicy, read_cache
+from exclave_policy.clauses import read_condition
+from exclave_policy.fields import MODEL, NAME, ROLE, Fields
+from exclave_policy.heading import API_VERSION, header, metadata
 from exclave_policy.model import ACTIONS, DEFAULT_DENY
+from exclave_policy.routes import Route, read_route
 from exclave_policy.rules import Policy, Rule
-from exclave_policy.source import Node, Report, Scalar, Sequence, parse, read_text
+from exclave_policy.source import Node, Report, Sequence, parse, read_text
 
-API_VERSION = "exclave.dev/v1"
+__all__ = ["API_VERSION", "KINDS", "MAX_RULES", "Document", "read_document"]
+
 MAX_RULES = 1000
 """Most rules of one pack, all its documents together."""
 MAX_TOKEN_LIMIT = 2**31 - 1
 
+Document: TypeAlias = Policy | Route | Budget | CachePolicy
 
-def read_policy(raw: bytes, report: Report) -> Policy | None:
-    """Parse one Policy document; None when faults were reported."""
+
+def read_document(raw: bytes, report: Report) -> Document | None:
+    """Parse one document; None when faults were reported."""
     before = len(report.problems) + report.dropped
     text = read_text(raw, report)
     root = None if text is None else parse(text, report)
     if text is None or root is None:
         return None
-    top = header(root, "Policy", report)
+    top, kind = header(root, tuple(KINDS), report)
     spec = top.get("spec")
-    policy = None
+    document = None
     if spec is not None:
-        policy = _policy(metadata(top), spec, text, report)
-    return policy if len(report.problems) + report.dropped == before else None
+        # A document of no kind we know is read as a policy, so that its other faults show too.
+        document = KINDS[kind or "Policy"](top, spec, text, report)
+    return document if len(report.problems) + report.dropped == before else None
 
 
-def header(root: Node, kind: str, report: Report) -> Fields:
-    """The fields every document has."""
-    names = ("apiVersion", "kind", "metadata", "spec")
-    needed = names if kind != "Pack" else names[:3]
-    top = Fields(root, "", report, known=needed, required=needed)
-    top.choice("apiVersion", (API_VERSION,))
-    top.choice("kind", (kind,))
-    return top
-
-
-def metadata(top: Fields) -> tuple[str, str, str]:
-    """Name, version and description of a document; empty after faults."""
-    node = top.get("metadata")
-    if node is None:
-        return "", "", ""
-    known = ("name", "version", "description")
-    fields = Fields(node, "metadata", top.report, known=known, required=known[:2])
-    return fields.word("name", NAME), fields.word("version", VERSION), fields.text("description")
-
-
-def _policy(meta: tuple[str, str, str], spec: Node, text: str, report: Report) -> Policy:
+def _policy(top: Fields, spec: Node, text: str, report: Report) -> Policy:
+    meta = metadata(top)
     fields = Fields(spec, "spec", report, known=("rules",), required=("rules",))
     node = fields.get("rules")
     rules: list[Rule] = []
@@ -91,7 +81,7 @@ def _rule(node: Node, path: str, text: str, report: Report) -> Rule:
         roles=_roles(fields),
         actions=frozenset(item.value for item in fields.names("actions", choices=ACTIONS)),
         models=frozenset(item.value for item in fields.names("models", shape=MODEL, wildcard=True)),
-        when=_when(fields, text),
+        when=read_condition(fields, "when", text),
         max_tokens=_limits(fields, given),
         file=report.file,
         line=node.line,
@@ -118,35 +108,20 @@ def _limits(fields: Fields, effect: str) -> int | None:
     return inner.whole("max_tokens", 1, MAX_TOKEN_LIMIT)
 
 
-def _when(fields: Fields, text: str) -> Condition | None:
-    node = fields.get("when")
-    if node is None:
-        return None
-    if not isinstance(node, Scalar) or node.kind != "string":
-        fix = "write a CEL condition in quotes"
-        fields.wrong(node, "when", "expected a condition as text", fix)
-        return None
-    try:
-        return compile_condition(node.value)
-    except ConditionInvalid as invalid:
-        for fault in invalid.faults:
-            line, column = _place(node, fault, text)
-            fields.report.add_at(line, column, fields.at("when"), fault.message, fault.fix)
-    return None
+def _budget(top: Fields, spec: Node, text: str, report: Report) -> Budget | None:
+    metadata(top)
+    return read_budget(top, spec, text, report)
 
 
-def _place(node: Scalar, fault: Fault, text: str) -> tuple[int, int]:
-    """Where in the file a fault of a condition is; the scalar's start when that is unclear."""
-    if fault.line < 1 or fault.column < 1:
-        return node.line, node.column
-    if node.style == "|":
-        line = node.line + fault.line
-        lines = text.split("\n")
-        first = next((t for t in lines[node.line :] if t.strip()), "")
-        return line, len(first) - len(first.lstrip(" ")) + fault.column
-    start = text.split("\n")[node.line - 1][node.column - 1 :]
-    quote = len(node.style) if node.style in ("'", '"') else 0
-    one_line = start[quote:].startswith(node.value)
-    if not one_line or node.style == ">":
-        return node.line, node.column
-    return node.line, node.column + quote + fault.column - 1
+def _cache(top: Fields, spec: Node, text: str, report: Report) -> CachePolicy | None:
+    metadata(top)
+    return read_cache(top, spec, text, report)
+
+
+KINDS: dict[str, Callable[[Fields, Node, str, Report], Document | None]] = {
+    "Policy": _policy,
+    "Route": read_route,
+    "Budget": _budget,
+    "Cache": _cache,
+}
+"""How each kind of document is read."""

@@ -6,16 +6,20 @@ answer on every machine and in every thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
+from exclave_policy.budgets import Budget
+from exclave_policy.caching import CachePolicy
 from exclave_policy.conditions import ConditionFailed, bind
-from exclave_policy.document import MAX_RULES, read_policy
+from exclave_policy.document import MAX_RULES, Document, read_document
 from exclave_policy.errors import PolicyInvalid, Problem
 from exclave_policy.model import ACTIONS, ANY, DEFAULT_DENY, Decision, Request
 from exclave_policy.pack import Pack
-from exclave_policy.rules import Rule
+from exclave_policy.routes import Route
+from exclave_policy.rules import Policy, Rule
 from exclave_policy.schema import activation
 from exclave_policy.source import Report
 
@@ -32,13 +36,28 @@ class Trace:
 
 
 class CompiledPolicy:
-    """The rules of one pack, indexed. Immutable, so it may be shared between threads."""
+    """The rules of one pack, indexed, and its other documents. Immutable, so it may be shared
+    between threads."""
 
-    __slots__ = ("_index", "_rules", "name", "version")
+    __slots__ = ("_index", "_rules", "budget", "cache", "name", "routes", "version")
 
-    def __init__(self, name: str, version: str, rules: Sequence[Rule]) -> None:
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        rules: Sequence[Rule],
+        routes: Iterable[Route] = (),
+        budget: Budget | None = None,
+        cache: CachePolicy | None = None,
+    ) -> None:
         self.name = name
         self.version = version
+        self.routes: Mapping[str, Route] = MappingProxyType({each.name: each for each in routes})
+        """By the name that callers give."""
+        self.budget = budget
+        """None: nothing is counted against a limit."""
+        self.cache = cache
+        """None: every answer is computed."""
         # Denies first, each kind in the order of the text: the order of evaluation.
         self._rules = tuple(sorted(rules, key=lambda rule: rule.effect == "allow"))
         self._index = _index(self._rules)
@@ -103,26 +122,53 @@ def compile_pack(pack: Pack) -> CompiledPolicy:
 
     Raises: PolicyInvalid listing every problem of every document.
     """
-    problems: list[Problem] = []
-    rules: list[Rule] = []
-    paths = pack.policies()
-    if not paths:
-        problems.append(
-            Problem("", 0, 0, "", "the pack holds no policy document", "add a policy.yaml")
-        )
-    for path in paths:
+    found = _Found()
+    for path in pack.policies():
         report = Report(path)
-        policy = read_policy(pack.files[path].encode("utf-8", "surrogatepass"), report)
-        problems.extend(report.all())
-        if policy is not None:
-            rules.extend(policy.rules)
-    problems.extend(_repeated(rules))
+        document = read_document(pack.files[path].encode("utf-8", "surrogatepass"), report)
+        found.problems.extend(report.all())
+        found.take(document, path)
+    if not found.policies and not found.problems:
+        message = "the pack holds no policy document"
+        found.problems.append(Problem("", 0, 0, "", message, "add a policy.yaml"))
+    rules = [rule for policy in found.policies for rule in policy.rules]
+    found.problems += _repeated(rules)
+    found.problems += _repeated_routes(found.routes)
     if len(rules) > MAX_RULES:
         message = f"{len(rules)} rules are too many"
-        problems.append(Problem("", 0, 0, "", message, f"at most {MAX_RULES} in one pack"))
-    if problems:
-        raise PolicyInvalid(problems)
-    return CompiledPolicy(pack.name, pack.version, rules)
+        found.problems.append(Problem("", 0, 0, "", message, f"at most {MAX_RULES} in one pack"))
+    if found.problems:
+        raise PolicyInvalid(found.problems)
+    return CompiledPolicy(pack.name, pack.version, rules, found.routes, found.budget, found.cache)
+
+
+@dataclass(slots=True)
+class _Found:
+    """The documents of a pack by kind, and what is wrong with them."""
+
+    policies: list[Policy] = field(default_factory=list)
+    routes: list[Route] = field(default_factory=list)
+    budget: Budget | None = None
+    cache: CachePolicy | None = None
+    problems: list[Problem] = field(default_factory=list)
+
+    def take(self, document: Document | None, path: str) -> None:
+        if isinstance(document, Policy):
+            self.policies.append(document)
+        elif isinstance(document, Route):
+            self.routes.append(document)
+        elif isinstance(document, Budget):
+            self._once(self.budget, "Budget", path)
+            self.budget = document
+        elif isinstance(document, CachePolicy):
+            self._once(self.cache, "Cache", path)
+            self.cache = document
+
+    def _once(self, former: object, kind: str, path: str) -> None:
+        """Two of them would leave open which one holds."""
+        if former is not None:
+            message, fix = f"a second document of kind {kind}", "a pack, or a release, has one"
+            self.problems.append(Problem(path, 1, 1, "", message, fix))
 
 
 def _index(rules: Sequence[Rule]) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -159,4 +205,23 @@ def _repeated(rules: Sequence[Rule]) -> list[Problem]:
         if other is not rule:
             message = f"rule id {rule.id!r} is taken in {other.file} line {other.line}"
             problems.append(Problem(rule.file, rule.line, 1, "", message, "choose another id"))
+    return problems
+
+
+def _repeated_routes(routes: Sequence[Route]) -> list[Problem]:
+    """Callers ask for a route by its name: it is one route's alone, and never a target's."""
+    first: dict[str, Route] = {}
+    problems: list[Problem] = []
+    for route in routes:
+        other = first.setdefault(route.name, route)
+        if other is not route:
+            message = f"route {route.name!r} is defined in {other.file} already"
+            problems.append(Problem(route.file, route.line, 1, "", message, "choose another name"))
+    for route in routes:
+        for i, target in enumerate(route.targets):
+            if target.model in first:
+                message = f"target {target.model!r} is a route"
+                fix = "targets are models of the release"
+                path = f"spec.targets[{i}].model"
+                problems.append(Problem(route.file, route.line, 1, path, message, fix))
     return problems

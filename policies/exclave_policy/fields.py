@@ -16,12 +16,14 @@ MAX_DESCRIPTION = 1024
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 ROLE = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 MODEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._:/-]{0,126}[A-Za-z0-9])?")
+DATA_CLASS = re.compile(r"[A-Za-z0-9_.:-]{0,64}")
 VERSION = re.compile(r"[0-9A-Za-z]([0-9A-Za-z.+-]{0,62}[0-9A-Za-z])?")
 
 SHAPES = {
     NAME: "1 to 63 lower-case letters, digits and hyphens",
     ROLE: "1 to 63 lower-case letters, digits, dots, hyphens and underscores",
     MODEL: "1 to 128 letters, digits and ._:/-",
+    DATA_CLASS: 'at most 64 letters, digits and _.:-; "" is unlabelled data',
     VERSION: "1 to 64 letters, digits and .+-",
 }
 

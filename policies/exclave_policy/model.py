@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-ACTIONS = ("chat", "complete", "embed", "infer")
+ACTIONS = ("chat", "complete", "embed", "rerank", "infer")
 """Everything a caller can ask of a model."""
 
 ANY = "*"

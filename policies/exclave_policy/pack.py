@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from exclave_policy.document import header, metadata
 from exclave_policy.errors import PolicyInvalid, refuse
 from exclave_policy.fields import NAME, VERSION
+from exclave_policy.heading import header, metadata
 from exclave_policy.source import Report, parse, read_text
 
 SCHEMA = "exclave.pack/v1"
@@ -210,7 +210,7 @@ def _title(texts: Mapping[str, str]) -> tuple[str, str]:
     root = None if text is None else parse(text, report)
     name = version = ""
     if root is not None:
-        name, version, _ = metadata(header(root, kind, report))
+        name, version, _ = metadata(header(root, (kind,), report)[0])
     if kind == "Policy" and name and version:
         return name, version  # its other faults are listed when the pack is compiled
     if report.problems:

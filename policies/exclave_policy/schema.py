@@ -21,7 +21,9 @@ class Variable:
 
 
 VARIABLES: Mapping[str, Variable] = {
-    "request.action": Variable("string", "chat, complete, embed or infer", lambda r: r.action),
+    "request.action": Variable(
+        "string", "chat, complete, embed, rerank or infer", lambda r: r.action
+    ),
     "request.model": Variable("string", "the model's name", lambda r: r.model),
     "request.data_class": Variable(
         "string", 'the caller\'s label of the data; "" when there is none', lambda r: r.data_class

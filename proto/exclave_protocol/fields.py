@@ -37,10 +37,27 @@ class Reader:
     def has(self, key: str) -> bool:
         return key in self._left
 
-    def string(self, key: str) -> str:
+    def string(self, key: str, default: str | None = None) -> str:
+        """With a default the field may be missing."""
+        if default is not None and key not in self._left:
+            return default
         return self._take(key, lambda v: v if isinstance(v, str) else None, "a string")
 
-    def integer(self, key: str) -> int:
+    def strings(self, key: str, most: int) -> list[str]:
+        items: list[object] = self._take(
+            key, lambda v: list(v) if isinstance(v, list) else None, "a list"
+        )
+        if len(items) > most:
+            raise ReleaseError(f"{self._what}: {key} has more than {most} entries")
+        found = [item for item in items if isinstance(item, str)]
+        if len(found) != len(items):
+            raise ReleaseError(f"{self._what}: {key} must be a list of strings")
+        return found
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        """With a default the field may be missing."""
+        if default is not None and key not in self._left:
+            return default
         return self._take(
             key, lambda v: v if isinstance(v, int) and not isinstance(v, bool) else None, "integer"
         )
@@ -53,6 +70,13 @@ class Reader:
 
     def child(self, key: str) -> Reader:
         return Reader(self._left.pop(key, None), f"{self._what}: {key}")
+
+    def optional(self, key: str) -> Reader | None:
+        """An object; missing or null: None."""
+        if self._left.get(key) is not None:
+            return self.child(key)
+        self._left.pop(key, None)
+        return None
 
     def mapping(self, key: str) -> dict[str, object]:
         return self._take(key, lambda v: dict(v) if isinstance(v, dict) else None, "an object")

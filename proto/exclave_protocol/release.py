@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -52,7 +52,7 @@ MAX_PARAMETERS: Final = 64
 MAX_GRACE: Final = 366 * 86_400
 """Longest offline grace a release may give, seconds."""
 
-RUNTIMES: Final = ("llama", "onnx")
+RUNTIMES: Final = ("llama", "onnx", "lora", "remote")
 
 _MAX_INT: Final = 2**53 - 1
 _HEX64: Final = re.compile(r"[0-9a-f]{64}")
@@ -120,7 +120,8 @@ class ModelEntry:
     length: int
     """Bytes."""
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
-    """llama: n_ctx, n_parallel, embeddings; onnx: max_batch, max_wait_us, threads."""
+    """llama: n_ctx, n_parallel, embeddings; onnx: max_batch, max_wait_us, threads; lora: base
+    (which it must have), scale; remote: none."""
 
     def __post_init__(self) -> None:
         if not _MODEL_NAME.fullmatch(self.name):
@@ -162,6 +163,9 @@ class ReleaseManifest:
         names = [model.name for model in self.models]
         if len(set(names)) != len(names):
             raise ReleaseError("two models of a release have the same name")
+        bases = {model.name for model in self.models if model.runtime == "llama"}
+        for model in self.models:
+            _check_runtime(model, bases)
 
     def encode(self) -> bytes:
         """The canonical bytes whose digest names the release. Raises: ReleaseError."""
@@ -334,6 +338,18 @@ def _check_parameters(parameters: Mapping[str, Parameter], model: str) -> None:
             raise ReleaseError(f"model {model}: parameter names are a-z, 0-9 and '_'")
         if isinstance(value, str) and len(value) > 4096:
             raise ReleaseError(f"model {model}: parameter {key} is longer than 4,096 characters")
+
+
+def _check_runtime(model: ModelEntry, bases: Container[object]) -> None:
+    """What a runtime's model needs of its release."""
+    if model.runtime == "lora" and model.parameters.get("base") not in bases:
+        raise ReleaseError(
+            f"model {model.name}: base must name the llama model of this release that it adapts"
+        )
+    if model.runtime == "remote" and model.parameters:
+        raise ReleaseError(
+            f"model {model.name}: a remote model takes no parameters: its document has them"
+        )
 
 
 def _ref_value(ref: ArtifactRef) -> JsonValue:

@@ -98,7 +98,7 @@ async def test_models_describe_themselves(harness: Harness) -> None:
     assert set(infos) == {"chat", "double"}
     chat, double = infos["chat"], infos["double"]
     assert (chat.name, chat.sha256, chat.context_tokens) == ("chat", "aa" * 32, 512)
-    assert chat.actions == {"chat", "complete", "embed"}
+    assert chat.actions == {"chat", "complete", "embed", "rerank"}
     assert double.actions == {"infer"}
     assert [(one.name, one.datatype, one.shape) for one in double.inputs] == [
         ("x", "FP32", (-1, 4))
@@ -120,8 +120,14 @@ async def test_generate_streams_and_counts(harness: Harness) -> None:
 
 async def test_greedy_is_deterministic(harness: Harness) -> None:
     models = await harness.runtimes.load([harness.chat])
-    first = await read(models, ask("Say something about rain.", max_tokens=12))
-    assert await read(models, ask("Say something about rain.", max_tokens=12)) == first
+    first, counted = await read(models, ask("Say something about rain.", max_tokens=12))
+    again, recounted = await read(models, ask("Say something about rain.", max_tokens=12))
+    assert again == first
+    # How long it took and how much of the prompt was still known is another matter.
+    assert (recounted.prompt_tokens, recounted.completion_tokens) == (
+        counted.prompt_tokens,
+        counted.completion_tokens,
+    )
     await models.close()
 
 
@@ -250,6 +256,18 @@ async def test_embed_gives_one_vector_a_text(harness: Harness) -> None:
     assert len({len(vector) for vector in answer.vectors}) == 1
     assert answer.prompt_tokens >= 3
     assert await models.embed("chat", ["a cat", "a dog sleeps", "numbers"]) == answer
+    await models.close()
+
+
+async def test_rerank_gives_one_score_a_document(harness: Harness) -> None:
+    models = await harness.runtimes.load([harness.chat, harness.onnx])
+    documents = ["a cat sleeps", "numbers and prices", "the sleeping cat"]
+    answer = await models.rerank("chat", "a cat sleeps", documents)
+    assert len(answer.scores) == 3
+    assert answer.scores[0] == max(answer.scores), "nothing is nearer to a text than itself"
+    assert answer.prompt_tokens >= 6
+    with pytest.raises(UnknownModel):
+        await models.rerank("double", "x", ["y"])
     await models.close()
 
 

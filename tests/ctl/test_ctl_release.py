@@ -13,6 +13,7 @@ from exclave_ctl.errors import CtlError
 from exclave_ctl.release import ModelFile, releases_in
 from exclave_ctl.workspace import Workspace
 from exclave_protocol import tufmeta
+from exclave_protocol.endpoint import Endpoint
 from exclave_protocol.release import CA_BUNDLE_PATH, ReleaseManifest, digest_of, release_path
 from exclave_testing.ctl import CASES, Ctl
 from exclave_testing.fake_admin import FakeCoordinator
@@ -379,3 +380,71 @@ def test_model_words(
 def test_bad_model_words(text: str, message: str) -> None:
     with pytest.raises(CtlError, match=message):
         ModelFile.parse(text)
+
+
+# --- remote models and adapters ---------------------------------------------------------------
+
+ENDPOINT = {
+    "schema": "exclave.endpoint/v1",
+    "provider": "openai",
+    "base_url": "https://api.openai.com/v1",
+    "model": "gpt-5-mini",
+    "actions": ["chat"],
+    "data_classes": ["public"],
+    "secret": "openai-main",
+}
+
+
+def test_an_endpoint_document_is_signed_in_its_canonical_form(ctl: Ctl, tmp_path: Path) -> None:
+    workspace = ctl.make_workspace()
+    written = tmp_path / "cloud.json"
+    written.write_text(json.dumps(ENDPOINT, indent=2))
+    built = ctl.build(workspace, "--model", f"cloud={written},runtime=remote")
+    signed = (workspace / "blobs" / built["models"]["cloud"]).read_bytes()
+    endpoint = Endpoint.decode(signed)
+    assert (endpoint.model, endpoint.secret) == ("gpt-5-mini", "openai-main")
+    manifest = ReleaseManifest.decode((workspace / "drafts" / "release.json").read_bytes())
+    (entry,) = [model for model in manifest.models if model.name == "cloud"]
+    assert (entry.runtime, entry.sha256, entry.length) == ("remote", digest_of(signed), len(signed))
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "words"),
+    [
+        ({"base_url": "http://api.openai.com/v1"}, "", "base_url must be https"),
+        ({"secret": "sk-Proj_abc"}, "", "NAME of a key"),
+        ({"api_key": "sk-1"}, "", "unknown fields"),
+        ({}, ",n_ctx=5", "takes no parameters"),
+    ],
+)
+def test_a_bad_endpoint_document_is_refused(
+    ctl: Ctl, tmp_path: Path, fields: dict[str, str], options: str, words: str
+) -> None:
+    workspace = ctl.make_workspace()
+    written = tmp_path / "cloud.json"
+    written.write_text(json.dumps(ENDPOINT | fields))
+    model = f"cloud={written},runtime=remote{options}"
+    refused = ctl("release", "build", workspace, "--pack", ctl.pack(), "--model", model, code=1)
+    assert words in refused.stderr
+    assert "sk-" not in refused.stderr
+
+
+def test_an_adapter_names_its_base(ctl: Ctl, tmp_path: Path) -> None:
+    workspace = ctl.make_workspace()
+    base, adapter, other = (tmp_path / name for name in ("base.gguf", "a.gguf", "b.gguf"))
+    base.write_bytes(b"GGUF base")
+    adapter.write_bytes(b"GGUF adapter")
+    other.write_bytes(b"safetensors")
+    words = ["--model", f"small={base}"]
+    built = ctl.build(workspace, *words, "--model", f"tuned={adapter},runtime=lora,base=small")
+    assert set(built["models"]) >= {"small", "tuned"}
+    for model, told in (
+        (f"tuned={adapter},runtime=lora", "base must name the llama model"),
+        (f"tuned={adapter},runtime=lora,base=absent", "base must name the llama model"),
+        (f"tuned={other},runtime=lora,base=small", "is no GGUF file"),
+    ):
+        refused = ctl(
+            *("release", "build", workspace, "--pack", ctl.pack(), *words, "--model", model),
+            code=1,
+        )
+        assert told in refused.stderr

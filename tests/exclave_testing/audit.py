@@ -18,6 +18,7 @@ from exclave_protocol.tree import MemoryTree, leaf_hash, verify_consistency
 from exclave_protocol.wire import MAX_BATCH_BYTES, MAX_BATCH_LEAVES
 
 from .clock import FakeClock, SeededRng
+from .storage import FakeLedger
 
 ORIGIN = "example.test/acme/edge-1/e1"
 
@@ -37,7 +38,8 @@ class FakeAuditLog:
 
     `drafts`: what was asked to be recorded, in order; `leaves`: the exact bytes. Set
     `failure` to have appends refused (nothing is recorded then). Clear `gate` to hold
-    every append back until it is set again: durable, but not before.
+    every append back until it is set again: durable, but not before. `ledger` holds what rode
+    on the drafts.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class FakeAuditLog:
         self.drafts: list[LeafDraft] = []
         self.leaves: list[bytes] = []
         self.prepared: list[Prepared] = []
+        self.ledger = FakeLedger()
         self.failure: StorageError | None = None
         self.fail_on: Callable[[LeafDraft], StorageError | None] = lambda draft: None
         self.gate = asyncio.Event()
@@ -71,6 +74,7 @@ class FakeAuditLog:
         self.drafts.append(draft)
         self.leaves.append(sealed.data)
         self.prepared.append(prepared)
+        self.ledger.add(prepared.ledger)
         return Appended(self._chain.epoch, sealed.seq, sealed.hash)
 
     def of_type(self, name: str) -> list[Leaf]:

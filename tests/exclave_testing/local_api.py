@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 
 from exclave_agent.api.app import build_app
 from exclave_agent.api.exchange import Limits
+from exclave_agent.decide.budget import Budgets
 from exclave_agent.decide.pipeline import Pipeline
 from exclave_agent.errors import NoRelease
 from exclave_agent.ports import ActiveRelease, Caller, ModelSpec
@@ -22,6 +23,7 @@ from exclave_protocol.leaf import Leaf
 
 from .audit import FakeAuditLog
 from .clock import FakeClock, SequentialIds
+from .referrals import FakeReferrals
 from .runtimes import FakeModelSet, FakeRuntimes
 from .storage import FakeKeyRing
 
@@ -51,14 +53,15 @@ spec:
     - id: analysts-tensors
       effect: allow
       subjects: {{roles: [analyst]}}
-      actions: [embed, infer]
+      actions: [embed, rerank, infer]
       models: ["*"]
 """
 
 
-def compile_policy(text: str = POLICY) -> CompiledPolicy:
-    """A policy document as the agent runs it."""
-    return compile_pack(unpack(pack_files({"policy.yaml": text.encode()})))
+def compile_policy(text: str = POLICY, *others: str) -> CompiledPolicy:
+    """A policy document as the agent runs it, and `others`: documents of other kinds."""
+    files = {f"policy-{i}.yaml": other.encode() for i, other in enumerate(others)}
+    return compile_pack(unpack(pack_files({"policy.yaml": text.encode(), **files})))
 
 
 class FakeReleases:
@@ -89,7 +92,15 @@ SPECS = (
 class LocalApi:
     """Everything between a request and its record."""
 
-    def __init__(self, runtimes: FakeRuntimes | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        runtimes: FakeRuntimes | None = None,
+        limits: Limits | None = None,
+        *,
+        documents: Sequence[str] = (),
+    ) -> None:
+        """`documents`: of the policy pack beside the policy, of other kinds."""
+        self._documents = documents
         self.clock = FakeClock()
         self.runtimes = runtimes or FakeRuntimes()
         self.log = FakeAuditLog()
@@ -98,7 +109,17 @@ class LocalApi:
         self.keys = FakeKeyRing(
             {ANALYST: Caller("11111111", ("analyst",)), GUEST: Caller("22222222", ("guest",))}
         )
-        self.pipeline = Pipeline(self.releases, self.log, self.clock, SequentialIds(), self.metrics)
+        self.budgets = Budgets(self.log.ledger, self.clock)
+        self.referrals = FakeReferrals()
+        self.pipeline = Pipeline(
+            self.releases,
+            self.log,
+            self.clock,
+            SequentialIds(),
+            self.metrics,
+            budgets=self.budgets,
+            referrals=self.referrals,
+        )
         self.app: Starlette = build_app(
             self.pipeline, self.releases, self.keys, self.clock, self.metrics, limits
         )
@@ -107,12 +128,13 @@ class LocalApi:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[LocalApi]:
         """Load the models and take requests until the block ends."""
+        await self.budgets.load()
         self.models = await self.runtimes.load(SPECS)
         self.releases.active = ActiveRelease(
             digest="a" * 64,
             version=7,
             generation=3,
-            policy=compile_policy(),
+            policy=compile_policy(POLICY, *self._documents),
             policy_digest="b" * 64,
             models=self.models,
         )

@@ -17,7 +17,7 @@ ALL_PACKS = (PACKS / "starter", PACKS / "fraud")
 def model_words() -> list[str]:
     """`--model` values of the two real models."""
     return [
-        f"smollm2={smollm2_path()},runtime=llama,n_ctx=1024,n_parallel=4",
+        f"smollm2={smollm2_path()},runtime=llama,n_ctx=1024,n_parallel=4,embeddings=true",
         f"fraud={FRAUD_MODEL},runtime=onnx",
     ]
 

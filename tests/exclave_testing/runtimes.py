@@ -24,6 +24,7 @@ from exclave_agent.ports import (
     Generate,
     ModelInfo,
     ModelSpec,
+    Scores,
     Tensor,
     TensorInfo,
 )
@@ -60,7 +61,7 @@ def default_reply(request: Generate) -> Sequence[str]:
 def double_and_total(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     """The default ONNX model: y = 2x, total = the sum of each row of x."""
     (x,) = inputs
-    values = array("f", x.data)
+    values = array("f", bytes(x.data))
     width = x.shape[1]
     rows = [values[at : at + width] for at in range(0, len(values), width)]
     return (
@@ -151,7 +152,9 @@ class FakeModelSet:
                 provider="cpu",
                 network="none",
             )
-        actions = {"chat", "complete"} | ({"embed"} if spec.parameters.get("embeddings") else set())
+        actions = {"chat", "complete"}
+        if spec.parameters.get("embeddings"):
+            actions |= {"embed", "rerank"}
         return ModelInfo(
             name=spec.name,
             runtime=spec.runtime,
@@ -265,6 +268,16 @@ class FakeModelSet:
             held.check()
         vectors = tuple(tuple(1.0 / (len(text) + 1 + at) for at in range(4)) for text in texts)
         return Embeddings(vectors, sum(len(text.split()) + 1 for text in texts))
+
+    async def rerank(self, model: str, query: str, documents: Sequence[str]) -> Scores:
+        """See `ports.ModelSet.rerank`: how many of the query's words a document has."""
+        held_by = self._model(model, "rerank")
+        async with _Held(self, held_by) as held:
+            await self._runtimes.pause(self._runtimes.latency)
+            held.check()
+        wanted = set(query.lower().split())
+        scores = tuple(float(len(wanted & set(one.lower().split()))) for one in documents)
+        return Scores(scores, sum(len(f"{query} {one}".split()) for one in documents))
 
     async def close(self) -> None:
         """See `ports.ModelSet.close`."""

@@ -18,6 +18,7 @@ from exclave_protocol import layout
 from exclave_protocol.bundle import write_bundle
 from exclave_protocol.checkpoint import Checkpoint, cosign, sign_checkpoint
 from exclave_protocol.disclosure import make
+from exclave_protocol.endpoint import Endpoint, EndpointPrice, EndpointTimeouts
 from exclave_protocol.leaf import NO_PREV, Leaf, LeafType, encode_leaf
 from exclave_protocol.note import add_signature
 from exclave_protocol.opened import make_disclosure_file
@@ -130,6 +131,36 @@ def bundle_vectors() -> dict[str, Any]:
     }
 
 
+def endpoint_vectors() -> list[dict[str, Any]]:
+    """Endpoint documents: the least one, and one with everything set."""
+    endpoints = [
+        Endpoint("openai", "https://api.openai.com/v1", "gpt-5-mini", ("chat",), ("", "public")),
+        Endpoint(
+            provider="azure",
+            base_url="https://acme.openai.azure.com",
+            model="gpt-5",
+            actions=("chat", "complete", "embed"),
+            data_classes=("public",),
+            secret="azure-main",
+            auth="api-key",
+            api_version="2024-10-21",
+            deployment="prod",
+            context_tokens=128_000,
+            timeouts=EndpointTimeouts(2_000, 30_000, 300_000),
+            max_concurrency=8,
+            max_waiting=0,
+            price=EndpointPrice("EUR", "1.25", "10", "0.125"),
+            organization="org-1",
+            project="proj-1",
+            headers={"x-goog-user-project": "p-1"},
+        ),
+    ]
+    return [
+        {"document": one.encode().decode(), "sha256": sha256(one.encode()).hexdigest()}
+        for one in endpoints
+    ]
+
+
 def build() -> dict[str, Any]:
     """Every vector by the name of its file."""
     return {
@@ -138,6 +169,7 @@ def build() -> dict[str, Any]:
         "checkpoint": checkpoint_vectors(),
         "disclosure": disclosure_vectors(),
         "bundle": bundle_vectors(),
+        "endpoint": endpoint_vectors(),
     }
 
 

@@ -140,15 +140,16 @@ def test_the_agent_with_a_runtime_imports_its_engines(unpacked: Unpacked) -> Non
     code = (
         f"import site; site.addsitedir({str(site)!r})\n"
         "import exclave_agent.runtimes.llama, exclave_agent.runtimes.onnx\n"
-        "import numpy, onnxruntime, jinja2.sandbox, llama_cpp\n"
-        "from llama_cpp.llama_grammar import json_schema_to_gbnf\n"
+        "import numpy, onnxruntime, jinja2.sandbox, llama_cpp, llguidance\n"
         "print(numpy.ones((64, 64)).dot(numpy.ones(64)).sum())\n"
         "print(onnxruntime.get_available_providers())\n"
-        "print(json_schema_to_gbnf('{}')[:4])\n"
+        "schema = llguidance.LLMatcher.grammar_from_json_schema('{}')\n"
+        "print(repr(llguidance.LLMatcher.validate_grammar(schema)))\n"
     )
     said = run([python_of(unpacked, AGENT), "-I", "-c", code]).stdout
     assert said.startswith("4096.0\n"), said
     assert "CPUExecutionProvider" in said
+    assert said.endswith("''\n"), said
 
 
 def test_a_policy_is_evaluated_by_the_packaged_engine(unpacked: Unpacked) -> None:

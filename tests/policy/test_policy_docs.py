@@ -16,8 +16,10 @@ from exclave_policy.conditions import (
     bind,
     compile_condition,
 )
+from exclave_policy.evaluate import compile_pack
 from exclave_policy.model import Request
 from exclave_policy.pack import Pack, pack_files, unpack
+from exclave_policy.routes import MAX_TARGETS, BreakerRule, Retry
 from exclave_policy.schema import VARIABLES, activation
 from exclave_testing.policies import problems
 
@@ -37,6 +39,9 @@ def test_every_marked_example_is_known_here() -> None:
         "faults",
         "cases helpdesk",
         "pack",
+        "route",
+        "budget",
+        "cache",
     }
     unmarked = PAGE.count("```") // 2 - len(EXAMPLES)
     assert unmarked == 1  # the editor's comment
@@ -46,6 +51,28 @@ def test_the_policy_passes_its_cases_and_they_reach_every_rule() -> None:
     files = {"policy.yaml": EXAMPLES["policy helpdesk"], "cases.yaml": EXAMPLES["cases helpdesk"]}
     report = run_cases(Pack("helpdesk", "1.0", files))
     assert report.complete, str(report)
+
+
+def test_the_route_is_compiled_beside_the_policy() -> None:
+    files = {"policy.yaml": EXAMPLES["policy helpdesk"], "policies/route.yaml": EXAMPLES["route"]}
+    route = compile_pack(Pack("helpdesk", "1.0", files)).routes["claims-assistant"]
+    assert [target.model for target in route.targets] == [
+        "cloud-large",
+        "house-large",
+        "house-small",
+    ]
+    assert route.otherwise.person is not None
+
+
+def test_the_routes_defaults_are_those_of_the_page() -> None:
+    for default in (
+        f'"{Retry().ratio}", {Retry().burst}',
+        f"{BreakerRule().window_seconds}, {BreakerRule().min_requests}",
+        f'"{BreakerRule().error_rate}", off, off',
+        f"| {BreakerRule().open_seconds} |",
+        f"1 to {MAX_TARGETS}, {Retry().attempts}",
+    ):
+        assert default in PAGE.split("## Routes")[1].split("## Budgets")[0], default
 
 
 def test_the_pack_names_its_policies() -> None:
@@ -93,3 +120,13 @@ def test_the_table_of_names_is_the_declared_schema() -> None:
 def test_functions_and_macros_are_listed() -> None:
     admitted = PAGE.split("What is admitted:")[1].split("What is not admitted")[0]
     assert all(f"`{name}`" in admitted for name in (*FUNCTIONS, *MACROS))
+
+
+def test_the_budget_and_the_cache_are_read_beside_the_policy() -> None:
+    names = ("policy helpdesk", "budget", "cache")
+    files = {f"policies/{i}.yaml": EXAMPLES[name] for i, name in enumerate(names)}
+    policy = compile_pack(Pack("docs", "1", files))
+    assert policy.budget is not None
+    assert policy.budget.teams[0].workflows["triage"].run is not None
+    assert policy.cache is not None
+    assert policy.cache.semantic is not None

@@ -52,7 +52,7 @@ def test_all_faults_of_all_documents_are_listed_in_order() -> None:
         ("{roles", "{rules", "spec.rules[0].subjects", "unknown field 'rules'", "'roles'?"),
         ('models: ["*"]', "", "spec.rules[0]", "field 'models' is missing", "an allow rule"),
         ("exclave.dev/v1", "exclave.dev/v2", "apiVersion", "not allowed here", "exclave.dev/v1"),
-        ("kind: Policy", "kind: Route", "kind", "not allowed here", "Policy"),
+        ("kind: Policy", "kind: Polcy", "kind", "not allowed here", "'Policy'?"),
         ('version: "1"', "version: 1.0", "metadata.version", "with a fraction", "quotes"),
         ("name: test", "nam: test", "metadata", "unknown field 'nam'", "'name'?"),
     ],

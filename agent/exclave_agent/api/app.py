@@ -41,6 +41,8 @@ def build_app(
         gate.route("POST", "/v1/chat/completions", openai.chat),
         gate.route("POST", "/v1/completions", openai.completion),
         gate.route("POST", "/v1/embeddings", openai.embeddings),
+        gate.route("POST", "/v1/rerank", openai.rerank),
+        gate.route("POST", "/rerank", openai.rerank),
         gate.route("POST", model + "/infer", v2.infer),
         gate.route("GET", "/v1/models", openai.models),
         gate.route("GET", "/v1/models/{model:path}", openai.model),

@@ -75,10 +75,14 @@ _STATUS: dict[type[AgentError], tuple[int, str]] = {
     BodyTooLarge: (413, _INVALID),
     UnsupportedMedia: (415, _INVALID),
     tree.OutputInvalid: (422, "output_invalid_error"),
+    tree.Quarantined: (422, _INVALID),
+    tree.BudgetExceeded: (429, "insufficient_quota"),
     tree.TooManyTokens: (400, _INVALID),
     tree.RequestError: (400, _INVALID),
     tree.Overloaded: (429, "rate_limit_error"),
     tree.WorkerCrashed: (502, "server_error"),
+    tree.RemoteFailed: (502, "server_error"),
+    tree.DeadlineExceeded: (504, "timeout_error"),
     tree.Unavailable: (503, "server_error"),
     tree.StorageFull: (507, "storage_error"),
     tree.StorageError: (500, "storage_error"),
@@ -130,6 +134,8 @@ def tell(error: Exception, request_id: str) -> Told:
     status, kind = next(_STATUS[base] for base in type(error).__mro__ if base in _STATUS)
     param = error.param if isinstance(error, BadRequest) else _PARAMS.get(type(error))
     headers: list[tuple[bytes, bytes]] = []
+    if isinstance(error, tree.BudgetExceeded) and error.retry_after is not None:
+        headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after))).encode()))
     if isinstance(error, Unavailable):
         wait = RETRY_AFTER if error.retry_after is None else math.ceil(error.retry_after)
         headers.append((b"retry-after", str(max(1, wait)).encode()))

@@ -13,9 +13,9 @@ from exclave_agent.decide.pipeline import Pipeline
 from exclave_agent.errors import BadRequest, UnknownModel
 from exclave_agent.ports import ModelInfo, Releases, Tensor, TensorInfo
 
+from . import headers
 from .exchange import Exchange, encode_json
-from .openai import DATA_CLASS
-from .parse import label, parse
+from .parse import parse
 from .tensors import from_bytes, from_json, to_json
 
 JSON_LENGTH = b"inference-header-content-length"
@@ -105,10 +105,8 @@ class InferenceV2:
     async def infer(self, exchange: Exchange) -> None:
         """POST /v2/models/{model}[/versions/{version}]/infer."""
         assert exchange.caller is not None, "the route requires a key"
+        treatment = headers.read(exchange.headers).only_common()
         body = await exchange.body()
-        data_class = label(
-            exchange.headers.get(DATA_CLASS, b"").decode("latin-1"), DATA_CLASS.decode()
-        )
         request, inputs = read_request(body, exchange.headers.get(JSON_LENGTH))
         if "version" in exchange.path_params:
             self._find(exchange)  # a version that is not served is refused before it is decided
@@ -120,7 +118,9 @@ class InferenceV2:
             subject=exchange.caller.key_id,
             inputs=inputs,
             outputs=tuple(output.name for output in request.outputs or ()),
-            data_class=data_class,
+            data_class=treatment.data_class,
+            workflow=treatment.workflow,
+            run=treatment.run,
         )
         exchange.decided = True
         await exchange.while_connected(self._answer(exchange, call, request, binary))
@@ -181,15 +181,16 @@ def _tensor_info(info: TensorInfo) -> dict[str, Any]:
 
 
 def read_request(body: bytes, json_length: bytes | None) -> tuple[InferBody, tuple[Tensor, ...]]:
-    """The request and its input tensors, whether they came as JSON or behind it as bytes.
+    """The request and its input tensors, whether they came as JSON or behind it as bytes; the
+    latter are views into `body`: nothing is copied before the frame to the worker.
 
     Raises: BadRequest naming what does not fit.
     """
-    text, binary = body, memoryview(b"")
+    text, binary = memoryview(body), memoryview(b"")
     if json_length is not None:
         if not json_length.isdigit() or int(json_length[:20]) > len(body):
             raise BadRequest("inference-header-content-length: not a size within the body")
-        text, binary = body[: int(json_length)], memoryview(body)[int(json_length) :]
+        text, binary = text[: int(json_length)], text[int(json_length) :]
     request = parse(_BODY, text)
     _only(request.parameters, ("binary_data_output",), "parameters")
     at, tensors = 0, []
@@ -207,7 +208,7 @@ def read_request(body: bytes, json_length: bytes | None) -> tuple[InferBody, tup
             )
         if each.data is not None:
             raise BadRequest(f"{place}: data and binary_data_size exclude each other", param=place)
-        raw = bytes(binary[at : at + size])
+        raw = binary[at : at + size]
         tensors.append(from_bytes(each.name, each.datatype, each.shape, raw, place))
         at += size
     if at != len(binary):

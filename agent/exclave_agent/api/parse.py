@@ -18,7 +18,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _LABEL = re.compile(r"[A-Za-z0-9_.:-]{0,64}")
 
 
-def parse(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+def parse(decoder: msgspec.json.Decoder[T], body: bytes | memoryview) -> T:
     """The request in `body`.
 
     Raises: BadRequest naming the field. Values are never repeated, nor are names of fields

@@ -14,17 +14,12 @@ from typing import Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from exclave_agent.errors import AgentError
 
-MAX_HEAD = 32 * 1024
-"""Bytes of request line and headers."""
-HEAD_SECONDS = 10.0
-"""For request line and headers to arrive, from the connection's first byte on."""
+from .connections import BoundedProtocol
+
 KEEP_ALIVE_SECONDS = 75
-LINGER_SECONDS = 0.5
-"""For the first request of a connection that was accepted just before the stop."""
 SOCKET_MODE = 0o660
 """Who may connect to the Unix socket: owner and group; the API key is asked for besides."""
 LONGEST_SOCKET_PATH = 107
@@ -85,6 +80,10 @@ async def serving(
     `stop_grace` seconds and cancel the rest (which are recorded as cancelled). Setting `hurry`,
     or cancelling the block's task meanwhile, ends that wait at once.
 
+    `max_connections` bounds the requests that are answered at a time, one more is turned away,
+    and the connections that are open: a further one takes the place of the one that has said
+    nothing for longest.
+
     MUST: no request runs any more when this returns, however it returns.
 
     Raises: CannotListen before anything is served. Signals are left to the agent.
@@ -105,7 +104,7 @@ async def serving(
             keeper.let_go()
         config = uvicorn.Config(
             app,
-            http=_BoundedProtocol,
+            http=BoundedProtocol,
             ws="none",
             lifespan="off",
             loop="none",
@@ -163,8 +162,12 @@ class _Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         # The base looks ten times a second whether it should end: told instead, an idle agent
-        # sleeps, and one that stops does so at once. A tick renews the Date header.
+        # sleeps, and one that stops does so at once. A tick renews the Date header, and ends
+        # connections that nobody reads.
         while not await self.on_tick(0):
+            for connection in tuple(self.server_state.connections):
+                if isinstance(connection, BoundedProtocol):
+                    connection.reap()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._finishing.wait()
@@ -194,101 +197,6 @@ class _Server(uvicorn.Server):
         """Return once connections are accepted, or when `running` has failed."""
         running.add_done_callback(lambda _: self._started.set())
         await self._started.wait()
-
-
-class _BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with bounds on the request head, which httptools leaves open: a
-    connection that sends headers for ever, or none at all, is closed."""
-
-    _arrived = 0
-    """Bytes received while a head is incomplete."""
-    _parsed = 0
-    """Bytes of its complete parts."""
-    _in_head = True
-    _head_timer: asyncio.TimerHandle | None = None
-    _last = False
-    """The request that comes is the last one of this connection."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        super().connection_made(transport)
-        self._expect_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
-        super().connection_lost(exc)
-
-    def shutdown(self) -> None:
-        # The base would close a connection whose first request is still on its way: its client
-        # connected in good faith, and the next process will not see it.
-        if self.cycle is None and not self.transport.is_closing():
-            self._last = True
-            self._stop_timer()
-            self._head_timer = self.loop.call_later(LINGER_SECONDS, self._head_late)
-        else:
-            super().shutdown()
-
-    def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            if self._head_timer is None:  # a further request on a kept connection
-                self._expect_head()
-            self._arrived += len(data)
-        super().data_received(data)
-        # One endless header is not seen by the callbacks below until it ends.
-        if self._in_head and self._arrived > MAX_HEAD and not self.transport.is_closing():
-            self.send_400_response("Request head too large.")
-
-    def on_message_begin(self) -> None:
-        self._in_head = True
-        self._parsed = 0
-        super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value) + 4)
-        super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._arrived = 0
-        self._stop_timer()
-        super().on_headers_complete()
-        if self._last and self.cycle is not None:
-            self.cycle.keep_alive = False
-
-    def on_body(self, body: bytes) -> None:
-        super().on_body(body)
-        # A refused body is discarded, so that its sender gets to read why; but not for ever.
-        if self.cycle.response_complete and self._head_timer is None:
-            self._expect_head()
-
-    def on_message_complete(self) -> None:
-        self._in_head = True
-        self._stop_timer()
-        super().on_message_complete()
-
-    def _count(self, size: int) -> None:
-        self._parsed += size
-        if self._parsed > MAX_HEAD:
-            raise ValueError("request head too large")  # httptools turns it into a 400
-
-    def _expect_head(self) -> None:
-        self._stop_timer()
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_late)
-
-    def _stop_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _head_late(self) -> None:
-        self._head_timer = None
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._expect_head()  # the answer before it is still being given
-        elif not self.transport.is_closing():
-            self.transport.close()
 
 
 def _tcp(host: str, port: int, keeper: SocketKeeper | None) -> socket.socket:

@@ -113,8 +113,13 @@ def code_of(datatype: str, place: str) -> str:
     return code
 
 
-def from_bytes(name: str, datatype: str, shape: list[int], data: bytes, place: str) -> Tensor:
-    """A tensor sent as raw bytes. Raises: BadRequest unless their size fits the shape."""
+def from_bytes(
+    name: str, datatype: str, shape: list[int], data: bytes | memoryview, place: str
+) -> Tensor:
+    """A tensor sent as raw bytes, which are not copied.
+
+    Raises: BadRequest unless their size fits the shape.
+    """
     count = check_shape(shape, place)
     if datatype == "BYTES":
         elements = len(_elements(data, place))
@@ -131,9 +136,10 @@ def from_bytes(name: str, datatype: str, shape: list[int], data: bytes, place: s
     return Tensor(name, datatype, tuple(shape), data)
 
 
-def _elements(data: bytes, place: str) -> list[bytes]:
+def _elements(data: bytes | memoryview, place: str) -> list[bytes | memoryview]:
     """The strings of a BYTES tensor: each after its length, 4 bytes little-endian."""
-    found, at = [], 0
+    found: list[bytes | memoryview] = []
+    at = 0
     while at < len(data):
         size = int.from_bytes(data[at : at + 4], "little")
         if at + 4 + size > len(data):
@@ -152,7 +158,7 @@ def to_json(tensor: Tensor) -> list[Any]:
     place = f"outputs.{tensor.name}"
     if tensor.datatype == "BYTES":
         try:
-            return [element.decode() for element in _elements(tensor.data, place)]
+            return [str(element, "utf-8") for element in _elements(tensor.data, place)]
         except UnicodeDecodeError:
             raise BadRequest(
                 f"{place}: not UTF-8; ask for it with binary_data", param="outputs"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from exclave_agent.errors import StorageError
-from exclave_agent.ports import LeafDraft, Rng
+from exclave_agent.ports import LeafDraft, LedgerEntry, Rng
 from exclave_protocol.canonical import JsonValue
 from exclave_protocol.disclosure import SALT_SIZE, Disclosure
 from exclave_protocol.disclosure import make as make_disclosure
@@ -31,6 +31,8 @@ class Prepared:
     sd: tuple[str, ...]
     disclosures: tuple[Disclosure, ...]
     subject: str
+    ledger: tuple[LedgerEntry, ...] = ()
+    """Amounts that become durable with the leaf; not part of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def prepare(draft: LeafDraft, *, time_ns: int, rng: Rng) -> Prepared:
             "record cannot be written: unknown leaf type", code="record_invalid"
         ) from None
     if not draft.private:
-        return Prepared(kind, time_ns, draft.body, (), (), draft.subject)
+        return Prepared(kind, time_ns, draft.body, (), (), draft.subject, draft.ledger)
     try:
         disclosures = tuple(
             make_disclosure(name, value, rng.token(SALT_SIZE))
@@ -79,7 +81,7 @@ def prepare(draft: LeafDraft, *, time_ns: int, rng: Rng) -> Prepared:
     except ProtocolError as error:
         raise record_invalid(error) from error
     sd = tuple(sorted(disclosure.digest for disclosure in disclosures))
-    return Prepared(kind, time_ns, draft.body, sd, disclosures, draft.subject)
+    return Prepared(kind, time_ns, draft.body, sd, disclosures, draft.subject, draft.ledger)
 
 
 @dataclass(frozen=True, slots=True)

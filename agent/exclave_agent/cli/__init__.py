@@ -4,8 +4,8 @@ Only `click` and the standard library are imported here; each command imports wh
 when it runs, so that `--help` stays quick.
 
 Exit codes: 0 done; 1 refused or failed (the message says why and what to do); 2 usage;
-3 the agent is not running (status, reload); 4 the agent runs, but has no release to serve (status);
-78 a setting is wrong: trying again would not mend it.
+3 the agent is not running (status, models, reload); 4 the agent runs, but has no release to serve
+(status); 78 a setting is wrong: trying again would not mend it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ COMMANDS = {
     "reload": ("exclave_agent.cli.reload", "Have the running agent read its settings again."),
     "upgrade": ("exclave_agent.cli.upgrade", "Take a newer signed version; back if unhealthy."),
     "status": ("exclave_agent.cli.status", "Say what the running agent does."),
+    "models": ("exclave_agent.cli.models", "Show the models' plan of memory, and what they hold."),
     "doctor": ("exclave_agent.cli.doctor", "Check everything the agent needs, with remedies."),
     "support-bundle": ("exclave_agent.cli.support", "Collect what support needs, redacted."),
     "key": ("exclave_agent.cli.key", "Create, list and revoke local API keys."),
+    "remote": ("exclave_agent.cli.remote", "Keep the keys of remote models' endpoints."),
     "audit": ("exclave_agent.cli.audit", "Show, verify and disclose this agent's records."),
 }
 

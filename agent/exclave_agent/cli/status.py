@@ -68,4 +68,20 @@ def _for_people(status: dict[str, Any]) -> str:
         f"{', '.join(m['actions'])}"
         for m in status["models"]
     ]
+    lines += [f"attention    {line}" for line in _attention(status["memory"]["models"])]
     return "\n".join(lines)
+
+
+def _attention(models: list[dict[str, Any]]) -> list[str]:
+    """What is not as it would be on a machine that has all that the release wants."""
+    degraded = [f"{m['name']} is degraded: {m['degraded']}" for m in models if m["degraded"]]
+    out = [m["name"] for m in models if m["state"] == "evicted"]
+    if out:
+        degraded.append(
+            f"{', '.join(out)}: not loaded, comes back when asked for (exclave-agent models)"
+        )
+    return degraded + [
+        f"{m['name']}: its worker keeps dying and is held back"
+        for m in models
+        if m["state"] == "held back"
+    ]

@@ -6,7 +6,7 @@ from exclave_agent.errors import PolicyDenied
 from exclave_policy.evaluate import CompiledPolicy
 from exclave_policy.model import Decision, Request
 
-from .calls import Call, EmbedCall, GenerateCall, InferCall
+from .calls import Call, EmbedCall, GenerateCall, InferCall, RerankCall
 
 _HOUR_NS = 3600 * 1_000_000_000
 _THURSDAY = 3
@@ -14,34 +14,40 @@ _THURSDAY = 3
 
 
 def action_of(call: Call) -> str:
-    """The policy's name for what is asked: "chat", "complete", "embed" or "infer"."""
+    """The policy's name for what is asked: one of `exclave_policy.model.ACTIONS`."""
     if isinstance(call, GenerateCall):
         return call.action
+    if isinstance(call, RerankCall):
+        return "rerank"
     return "embed" if isinstance(call, EmbedCall) else "infer"
 
 
-def authorize(policy: CompiledPolicy, call: Call, now_ns: int) -> Decision:
+def authorize(policy: CompiledPolicy, call: Call, now_ns: int, model: str = "") -> Decision:
     """The policy's answer. The policy sees metadata only, and the authenticated caller's
     key id as subject, never a name that the caller chose.
 
-    Returns the decision whether allowed or not: `enforce` refuses.
+    `model`: a target of the route that was asked for; "": what was asked for itself. Returns
+    the decision whether allowed or not: `enforce` refuses.
     """
+    return policy.evaluate(request_of(call, now_ns, model))
+
+
+def request_of(call: Call, now_ns: int, model: str = "") -> Request:
+    """The call as policies see it."""
     hours = now_ns // _HOUR_NS
     generate = call if isinstance(call, GenerateCall) else None
-    return policy.evaluate(
-        Request(
-            subject=call.caller.key_id,
-            roles=call.caller.roles,
-            action=action_of(call),
-            model=call.model,
-            data_class=call.data_class,
-            max_tokens=generate.max_tokens if generate else None,
-            stream=generate.stream if generate else False,
-            message_count=len(generate.messages) if generate else 0,
-            prompt_bytes=prompt_bytes(call),
-            hour=hours % 24,
-            weekday=(hours // 24 + _THURSDAY) % 7,
-        )
+    return Request(
+        subject=call.caller.key_id,
+        roles=call.caller.roles,
+        action=action_of(call),
+        model=model or call.model,
+        data_class=call.data_class,
+        max_tokens=generate.max_tokens if generate else None,
+        stream=generate.stream if generate else False,
+        message_count=len(generate.messages) if generate else 0,
+        prompt_bytes=prompt_bytes(call),
+        hour=hours % 24,
+        weekday=(hours // 24 + _THURSDAY) % 7,
     )
 
 
@@ -61,6 +67,14 @@ def prompt_bytes(call: Call) -> int:
         return sum(len(tensor.data) for tensor in call.inputs)
     if isinstance(call, EmbedCall):
         return sum(len(text.encode()) for text in call.texts)
-    if call.prompt is not None:
-        return len(call.prompt.encode())
-    return sum(len(message.content.encode()) for message in call.messages)
+    if isinstance(call, RerankCall):
+        return sum(len(text.encode()) for text in (call.query, *call.documents))
+    size = len(call.prompt.encode()) if call.prompt is not None else 0
+    for message in call.messages:
+        size += len(message.content.encode())
+        size += sum(
+            len(made.name.encode()) + len(made.arguments.encode()) for made in message.tool_calls
+        )
+    for tool in call.tools:
+        size += sum(len(text.encode()) for text in (tool.name, tool.description, tool.parameters))
+    return size

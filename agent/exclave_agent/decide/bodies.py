@@ -9,16 +9,21 @@ from __future__ import annotations
 import sys
 from array import array
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
-from exclave_agent.ports import ActiveRelease, Generate, ModelInfo, Tensor
+from exclave_agent.ports import ActiveRelease, Generate, Message, Tensor, ToolCall
 from exclave_protocol.canonical import JsonValue
 from exclave_protocol.leaf import format_time
 
 from .authorize import action_of, prompt_bytes
-from .calls import Call, EmbedCall, GenerateCall, InferCall
+from .calls import Call, EmbedCall, GenerateCall, InferCall, RerankCall
+
+if TYPE_CHECKING:
+    from .jobs import Answer
+    from .route import Attempt, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,7 @@ class Constants:
     policy_digest: str
     release_body: dict[str, JsonValue]
     models: Mapping[str, dict[str, JsonValue]]
+    routes: Collection[str]
 
     @staticmethod
     def of(release: ActiveRelease) -> Constants:
@@ -41,28 +47,32 @@ class Constants:
                 name: {"name": name, "digest": info.sha256, "runtime": info.runtime}
                 for name, info in release.models.models().items()
             },
+            release.policy.routes.keys(),
         )
 
     @staticmethod
     def none() -> Constants:
         """Before the first release."""
-        return Constants(None, "", {}, {})
+        return Constants(None, "", {}, {}, ())
 
 
 def intent(
     constants: Constants,
     call: Call,
-    info: ModelInfo,
+    plan: Plan,
     rule: str,
     params: dict[str, JsonValue],
     received_ns: int,
 ) -> dict[str, JsonValue]:
-    """The body of an INTENT."""
+    """The body of an INTENT: who is asked first, and who may be asked after."""
+    targets: list[JsonValue] = [constants.models[each.info.name] for each in plan.choices]
     return {
         "decision": call.decision,
         "action": action_of(call),
         "actor": {"key": call.caller.key_id, "roles": list(call.caller.roles)},
-        "model": constants.models[info.name],
+        "model": targets[0] if targets else {"name": None},
+        "route": plan.name or None,
+        "targets": targets,
         "policy": {"digest": constants.policy_digest, "rule": rule},
         "release": constants.release_body,
         "params": params,
@@ -72,18 +82,41 @@ def intent(
 
 
 def refused(
-    constants: Constants, call: Call, known: bool, received_ns: int
+    constants: Constants, call: Call, route: str | None, received_ns: int
 ) -> dict[str, JsonValue]:
-    """What a RESULT without an INTENT says besides: who asked for what. The name of a model
-    that the release does not have is the caller's text, and stays private."""
+    """What a RESULT without an INTENT says besides: who asked for what. A name that the release
+    does not have is the caller's text, and stays private."""
     return {
         "action": action_of(call),
         "actor": {"key": call.caller.key_id, "roles": list(call.caller.roles)},
-        "model": constants.models[call.model] if known else {"name": None},
+        "model": constants.models.get(call.model, {"name": None}),
+        "route": route,
         "release": constants.release_body,
         "data_class": call.data_class,
         "received": format_time(received_ns),
     }
+
+
+def attempts(made: Sequence[Attempt]) -> list[JsonValue]:
+    """Every target that was asked, or skipped, in that order; names are the signed ones."""
+    return [{"model": each.model, "outcome": each.outcome, "us": each.us} for each in made]
+
+
+def answered_by(
+    constants: Constants, answer: Answer | None, attempts_made: Sequence[Attempt]
+) -> dict[str, JsonValue]:
+    """Who answered in the end, and what became of the others."""
+    found: dict[str, JsonValue] = {"attempts": attempts(attempts_made)}
+    if answer is None:
+        return found
+    info = answer.info
+    found["model"] = {"name": None} if info is None else constants.models[info.name]
+    found["degraded"] = answer.degraded
+    found["cache"] = answer.cache
+    if answer.similarity:
+        found["similarity"] = answer.similarity
+    found["cached_tokens"] = answer.cached_tokens
+    return found
 
 
 def asked(call: Call) -> dict[str, JsonValue]:
@@ -92,13 +125,57 @@ def asked(call: Call) -> dict[str, JsonValue]:
         return {"prompt": tensors(call.inputs), "context": []}
     if isinstance(call, EmbedCall):
         return {"prompt": list(call.texts), "context": []}
+    if isinstance(call, RerankCall):
+        return {"prompt": [call.query, *call.documents], "context": []}
     prompt: JsonValue = call.prompt
     if prompt is None:
-        prompt = [{"role": each.role, "content": each.content} for each in call.messages]
+        prompt = [_message(each) for each in call.messages]
     private: dict[str, JsonValue] = {"prompt": prompt, "context": []}
-    if call.stop or call.response_schema is not None:
-        private["options"] = {"stop": list(call.stop), "response_schema": call.response_schema}
+    options = _options(call)
+    if options:
+        private["options"] = options
     return private
+
+
+def _message(message: Message) -> JsonValue:
+    told: dict[str, JsonValue] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        told["tool_calls"] = tool_calls(message.tool_calls)
+    if message.tool_call_id:
+        told["tool_call_id"] = message.tool_call_id
+    if message.name:
+        told["name"] = message.name
+    return told
+
+
+def _options(call: GenerateCall) -> dict[str, JsonValue]:
+    """What else of a request is the caller's own text."""
+    options: dict[str, JsonValue] = {}
+    if call.stop or call.response_schema is not None:
+        options = {"stop": list(call.stop), "response_schema": call.response_schema}
+    if call.grammar is not None:
+        options["grammar"] = call.grammar
+    if call.logit_bias:
+        options["logit_bias"] = [[token, decimal(bias)] for token, bias in call.logit_bias]
+    if call.tools:
+        options["tools"] = [
+            {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+            for tool in call.tools
+        ]
+        options["tool_choice"] = {"mode": call.tool_choice, "name": call.tool_name}
+    if call.workflow or call.run:
+        options["workflow"], options["run"] = call.workflow, call.run
+    return options
+
+
+def tool_calls(made: Sequence[ToolCall]) -> list[JsonValue]:
+    """Calls that a model asked for."""
+    return [{"id": each.id, "name": each.name, "arguments": each.arguments} for each in made]
+
+
+def spoken(text: str, made: Sequence[ToolCall]) -> JsonValue:
+    """An answer that asks for calls."""
+    return {"content": text, "tool_calls": tool_calls(made)}
 
 
 def generate_params(request: Generate, call: GenerateCall) -> dict[str, JsonValue]:
@@ -113,15 +190,25 @@ def generate_params(request: Generate, call: GenerateCall) -> dict[str, JsonValu
         "frequency_penalty": decimal(sampling.frequency_penalty),
         "presence_penalty": decimal(sampling.presence_penalty),
         "seed": None if sampling.seed is None else str(sampling.seed),
+        "repeat_penalty": decimal(sampling.repeat_penalty),
+        "biases": len(sampling.logit_bias),
         "stops": len(sampling.stop),
         "schema": sampling.json_schema is not None,
+        "grammar": sampling.grammar is not None,
+        "tools": len(request.tools),
         "stream": call.stream,
+        "priority": call.priority,
     }
 
 
-def size_params(call: EmbedCall | InferCall) -> dict[str, JsonValue]:
+def size_params(call: Call) -> dict[str, JsonValue]:
     """How much was sent: the names of tensors are the caller's until the model accepts them."""
-    count = len(call.texts) if isinstance(call, EmbedCall) else len(call.inputs)
+    if isinstance(call, RerankCall):
+        count = len(call.documents)
+    elif isinstance(call, EmbedCall):
+        count = len(call.texts)
+    else:
+        count = len(call.inputs) if isinstance(call, InferCall) else len(call.messages)
     return {"inputs": count, "bytes": prompt_bytes(call)}
 
 

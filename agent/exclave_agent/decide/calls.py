@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
-from exclave_agent.ports import Caller, Message, Tensor
+from exclave_agent.ports import (
+    NO_TIMING,
+    Caller,
+    Message,
+    Priority,
+    Tensor,
+    Timing,
+    TokenLogprob,
+    Tool,
+    ToolCall,
+)
+
+CacheUse: TypeAlias = Literal["auto", "off", "force"]
+"""Of the completion cache: what the policy says; never; also for requests that are not
+deterministic."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +51,25 @@ class GenerateCall:
     min_p: float = 0.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    repeat_penalty: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    top_logprobs: int | None = None
+    grammar: str | None = None
+    """Lark text that the answer must match; not with `response_schema`."""
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = "auto"
+    tool_name: str = ""
+    parallel_tool_calls: bool = True
+    priority: Priority = "interactive"
+    timeout: float | None = None
+    """Seconds that the caller gives the whole decision; None: no limit of its own."""
+    workflow: str = ""
+    """A name that the budget document knows; anything else is the caller's text."""
+    run: str = ""
+    """One run of the workflow: the caller's text, 128 characters at most."""
+    cache: CacheUse = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +82,23 @@ class EmbedCall:
     subject: str
     texts: tuple[str, ...]
     data_class: str = ""
+    workflow: str = ""
+    run: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankCall:
+    """Ask how relevant documents are to a query. Fields as in `GenerateCall`."""
+
+    decision: str
+    model: str
+    caller: Caller
+    subject: str
+    query: str
+    documents: tuple[str, ...]
+    data_class: str = ""
+    workflow: str = ""
+    run: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +113,11 @@ class InferCall:
     outputs: tuple[str, ...] = ()
     """Names wanted; empty: all."""
     data_class: str = ""
+    workflow: str = ""
+    run: str = ""
 
 
-Call: TypeAlias = GenerateCall | EmbedCall | InferCall
+Call: TypeAlias = GenerateCall | EmbedCall | RerankCall | InferCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +136,22 @@ class Answered:
 
     receipt: Receipt
     finish: str
-    """"stop" or "length"."""
+    """"stop", "length", "tool_calls" or "content_filter"."""
     prompt_tokens: int
     completion_tokens: int
     model_digest: str
+    model: str = ""
+    """The model that answered: not what was asked for, when that was a route."""
+    cached_tokens: int = 0
+    tool_calls: tuple[ToolCall, ...] = ()
+    """All of the answer's calls; they came as deltas too."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """All of the answer's, when asked for."""
+    cache: str = ""
+    """"exact" or "semantic": the answer came from the completion cache."""
+    degraded: str = ""
+    """"fallback", "canned" or "person": not the first choice's answer."""
+    timing: Timing = NO_TIMING
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,27 +164,17 @@ class EmbedAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class RerankAnswer:
+    """One score per document, recorded."""
+
+    receipt: Receipt
+    scores: tuple[float, ...]
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class InferAnswer:
     """The model's output tensors, recorded."""
 
     receipt: Receipt
     outputs: Sequence[Tensor]
-
-
-class DecisionMetrics(Protocol):
-    """Where decisions are counted."""
-
-    def decided(
-        self,
-        *,
-        action: str,
-        model: str,
-        outcome: str,
-        seconds: float,
-        tokens_in: int,
-        tokens_out: int,
-    ) -> None:
-        """Count one decision. `model` is "" when the release has none of that name, so that
-        callers cannot invent label values; `outcome` as in the RESULT leaf, or "unrecorded".
-        """
-        ...

@@ -1,51 +1,45 @@
-"""Infer: run the model, and let nothing out before the intent is durable."""
+"""Infer: run a model, and let nothing out before the intent is durable."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import TypeVar, cast
 
-from exclave_agent.errors import WorkerCrashed
-from exclave_agent.ports import Delta, Embeddings, Finished, Generate, ModelSet, Tensor
+from exclave_agent.errors import StorageError
+from exclave_agent.ports import Delta, Finished, Generate, ModelInfo, ModelSet
 
-from .calls import EmbedCall, InferCall
 from .overlap import IntentTask, Overlap
 
 T = TypeVar("T")
 
 
-async def generate(
-    models: ModelSet, request: Generate, intent: IntentTask
-) -> AsyncGenerator[Delta | Finished, None]:
-    """The model's events, the first of them not before `intent` is durable; the last one is
-    `Finished`. Closing it frees the model's slot.
+def generate(models: ModelSet, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+    """The model's events, of which `begun` takes the first; closing it frees the model's slot."""
+    # The port promises an iterator that can be closed; only generators have a type for it.
+    events: AsyncIterator[Delta | Finished] = models.generate(request)
+    return cast("AsyncGenerator[Delta | Finished, None]", events)
 
-    Raises: StorageError of the intent, and what `ModelSet.generate` raises.
+
+async def whole(run: Callable[[], Awaitable[T]]) -> AsyncGenerator[T, None]:
+    """An answer that comes in one piece: one event."""
+    yield await run()
+
+
+async def begun(events: AsyncGenerator[T, None], info: ModelInfo, intent: IntentTask) -> T:
+    """The first of a model's events, not before `intent` is durable.
+
+    A remote model is not even asked before: what was asked has left the machine.
+    Raises: StorageError of the intent, StopAsyncIteration, and what the model raises.
     """
-    async with aclosing(_closable(models.generate(request))) as events:
-        async with Overlap(intent):
-            event = await anext(events, None)
-        while event is not None:
-            yield event
-            if isinstance(event, Finished):
-                return
-            event = await anext(events, None)
-    raise WorkerCrashed("the model's answer ended without its end: try again")
-
-
-async def infer(models: ModelSet, call: InferCall, intent: IntentTask) -> Sequence[Tensor]:
-    """The model's outputs, not before `intent` is durable. Raises: as `generate`."""
+    if info.remote:
+        await durable(intent)
     async with Overlap(intent):
-        return await models.infer(call.model, call.inputs, call.outputs)
+        return await anext(events)
 
 
-async def embed(models: ModelSet, call: EmbedCall, intent: IntentTask) -> Embeddings:
-    """The texts' vectors, not before `intent` is durable. Raises: as `generate`."""
-    async with Overlap(intent):
-        return await models.embed(call.model, call.texts)
-
-
-def _closable(events: AsyncIterator[T]) -> AsyncGenerator[T, None]:
-    """The port promises an iterator that can be closed; only generators have a type for it."""
-    return cast("AsyncGenerator[T, None]", events)
+async def durable(intent: IntentTask) -> None:
+    """Return once the intent is on disk. Raises: StorageError of the intent."""
+    outcome = await asyncio.shield(intent)
+    if isinstance(outcome, StorageError):
+        raise outcome

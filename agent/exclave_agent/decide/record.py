@@ -6,23 +6,32 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from exclave_agent.errors import (
-    AgentError,
-    OutputInvalid,
-    PolicyDenied,
     StorageError,
-    TooManyTokens,
     unforeseen,
 )
-from exclave_agent.ports import ActiveRelease, Appended, AuditLog, Clock, LeafDraft, ModelInfo
+from exclave_agent.ports import (
+    NO_TIMING,
+    ActiveRelease,
+    Appended,
+    AuditLog,
+    Clock,
+    Decided,
+    DecisionMetrics,
+    LeafDraft,
+    LedgerEntry,
+)
 from exclave_protocol.canonical import JsonValue
 
 from . import bodies
 from .authorize import action_of
-from .calls import Call, DecisionMetrics, Receipt
+from .calls import Call, GenerateCall, Receipt
+from .ends import End, outcome_of
+from .jobs import Answer
 from .overlap import IntentTask
+from .route import Choice, Plan
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -70,24 +79,13 @@ class Recorder:
         """Return once the leaf is durable. Raises: StorageError."""
         return await self._log.append(draft)
 
-    def count(self, call: Call, outcome: str, known: bool, seconds: float, tokens: Tokens) -> None:
+    def count(self, decided: Decided) -> None:
         """Count one decision that has ended."""
-        self._metrics.decided(
-            action=action_of(call),
-            model=call.model if known else "",
-            outcome=outcome,
-            seconds=seconds,
-            tokens_in=tokens[0] or 0,
-            tokens_out=tokens[1] or 0,
-        )
+        self._metrics.decided(decided)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T | StorageError]:
         """Run `work` in the group. Its failure is its value: it never ends the group."""
         return self._tasks.create_task(_contained(work))
-
-
-Tokens = tuple[int | None, int | None]
-"""In and out; None: not known, because the model did not finish."""
 
 
 async def _contained(work: Coroutine[Any, Any, T]) -> T | StorageError:
@@ -102,19 +100,34 @@ async def _contained(work: Coroutine[Any, Any, T]) -> T | StorageError:
         return refused
 
 
+class Drafted(Protocol):
+    """What is being answered: as much of `attempts.Contender` as the record needs."""
+
+    @property
+    def first_at(self) -> float | None:
+        """When its first piece came (`Clock.monotonic`); None: not yet."""
+        ...
+
+    def output(self) -> JsonValue | None:
+        """Its answer so far; None: nothing."""
+        ...
+
+
 class Entry:
     """The record of one decision in the making: at most one INTENT, exactly one RESULT."""
 
     __slots__ = (
         "_call",
         "_constants",
-        "_first_us",
+        "_current",
+        "_discarded",
+        "_held",
         "_intent",
-        "_known",
         "_recorder",
         "_result",
         "_started",
-        "_text",
+        "outcome",
+        "plan",
         "received_ns",
         "rule",
     )
@@ -131,44 +144,55 @@ class Entry:
         self._constants = constants
         self._call = call
         self._started = started
-        self._known = call.model in constants.models
+        self._held: list[Choice] = []
         self._intent: IntentTask | None = None
         self._result: asyncio.Task[Receipt | StorageError | None] | None = None
-        self._text: list[str] = []
-        self._first_us: int | None = None
         self.received_ns = received_ns
         self.rule = ""
         """The policy's rule, once it has spoken."""
+        self.plan: Plan | None = None
+        """Who may answer, once that is known."""
+        self._current: Drafted | None = None
+        self._discarded: list[JsonValue] = []
+        self.outcome = ""
+        """As in the RESULT, once it is known."""
 
-    def intend(self, info: ModelInfo, params: dict[str, JsonValue]) -> IntentTask:
-        """Start to write the INTENT: this call is about to be computed by that model."""
-        call, constants = self._call, self._constants
+    def asks(self, drafted: Drafted) -> None:
+        """Whose answer is being made from now on: it is recorded even if the rest never comes.
+        What another one had made is recorded too."""
+        if drafted is not self._current:
+            self._discard()
+        self._current = drafted
+
+    def _discard(self) -> None:
+        output = None if self._current is None else self._current.output()
+        if output is not None:
+            self._discarded.append(output)
+
+    def hold(self, choice: Choice) -> None:
+        """Answer for its reservation: it is settled, released or dropped with the RESULT."""
+        self._held.append(choice)
+
+    def intend(self, params: dict[str, JsonValue]) -> IntentTask:
+        """Start to write the INTENT: this call is about to be answered as its plan says."""
+        assert self.plan is not None, "there is a plan before an intent"
+        call, ledger = self._call, [_reserved(choice) for choice in self._held]
         draft = LeafDraft(
             "INTENT",
-            bodies.intent(constants, call, info, self.rule, params, self.received_ns),
+            bodies.intent(self._constants, call, self.plan, self.rule, params, self.received_ns),
             bodies.asked(call),
             call.subject,
+            tuple(entry for entries in ledger for entry in entries),
         )
         self._intent = self._recorder.spawn(self._recorder.append(draft))
         return self._intent
 
-    def wrote(self, text: str) -> None:
-        """Remember a piece of the answer: it is recorded even if the rest never comes."""
-        if self._first_us is None:
-            self._first_us = int(self._recorder.elapsed(self._started) * 1e6)
-        self._text.append(text)
-
-    @property
-    def text(self) -> str:
-        """The answer so far."""
-        return "".join(self._text)
-
-    async def answered(self, finish: str, output: JsonValue, tokens: Tokens) -> Receipt:
+    async def answered(self, answer: Answer) -> Receipt:
         """Write the RESULT of a decision that was answered.
 
         MUST have returned before the end of the answer leaves. Raises: StorageError.
         """
-        self._result = self._settle("answered", "", finish, output, tokens)
+        self._result = self._settle("answered", "", answer)
         receipt = await asyncio.shield(self._result)
         if isinstance(receipt, StorageError):
             raise receipt
@@ -184,8 +208,7 @@ class Entry:
         if self._result is not None:
             return  # the RESULT is on its way, or was refused: that is the error
         outcome, reason = outcome_of(error, intended=self._intent is not None)
-        output: JsonValue = self.text if self._text else None
-        self._result = self._settle(outcome, reason, None, output, (None, None))
+        self._result = self._settle(outcome, reason, None)
         if outcome == "cancelled":
             return
         receipt = await asyncio.shield(self._result)
@@ -193,65 +216,134 @@ class Entry:
             raise receipt from None
 
     def _settle(
-        self, outcome: str, reason: str, finish: str | None, output: JsonValue, tokens: Tokens
+        self, outcome: str, reason: str, answer: Answer | None
     ) -> asyncio.Task[Receipt | StorageError | None]:
-        seconds = self._recorder.elapsed(self._started)
-        return self._recorder.spawn(self._write(outcome, reason, finish, output, tokens, seconds))
+        self.outcome = outcome
+        end = End(outcome, reason, answer, self._recorder.elapsed(self._started))
+        if self._current is not None:
+            first = self._current.first_at
+            end.first = None if first is None else first - self._started
+            end.output = self._current.output()
+        if answer is not None:
+            if answer.info is None:  # nobody's answer was good enough
+                self._discard()
+            end.output = answer.output
+        return self._recorder.spawn(self._write(end))
 
-    async def _write(
-        self,
-        outcome: str,
-        reason: str,
-        finish: str | None,
-        output: JsonValue,
-        tokens: Tokens,
-        seconds: float,
-    ) -> Receipt | None:
+    async def _write(self, end: End) -> Receipt | None:
         """Append the RESULT after its INTENT. Raises: StorageError of either."""
-        recorded = "unrecorded"
+        recorded, call = "unrecorded", self._call
         try:
             intent = await self._intent if self._intent is not None else None
             if isinstance(intent, StorageError):
                 raise intent  # nothing was let out, and there is nothing to conclude
-            call = self._call
-            body: dict[str, JsonValue] = {
-                "decision": call.decision,
-                "intent": None if intent is None else str(intent.seq),
-                "outcome": outcome,
-                "reason": reason,
-                "finish": finish,
-                "policy": {"digest": self._constants.policy_digest, "rule": self.rule},
-                "tokens_in": tokens[0],
-                "tokens_out": tokens[1],
-                "latency_us": int(seconds * 1e6),
-                "first_us": self._first_us,
-            }
-            private: dict[str, JsonValue] = {}
-            if intent is None:
-                body |= bodies.refused(self._constants, call, self._known, self.received_ns)
-                private = bodies.asked(call)
-                if not self._known:
-                    private["model"] = call.model
-            if output is not None:
-                private["output"] = output
-            draft = LeafDraft("RESULT", body, private, call.subject)
+            ledger = () if intent is None else self._used(end)
+            draft = LeafDraft(
+                "RESULT", self._body(end, intent), self._private(end, intent), call.subject, ledger
+            )
             result = await self._recorder.append(draft)
-            recorded = outcome
+            recorded = end.outcome
         finally:
-            self._recorder.count(self._call, recorded, self._known, seconds, tokens)
+            for choice in self._held:  # those that are settled stay so
+                if choice.reservation is not None:
+                    choice.reservation.drop()
+            self._recorder.count(self._decided(end, recorded))
         if intent is None:
             return None
         return Receipt(call.decision, result.epoch, intent.seq, result.seq)
 
+    def _used(self, end: End) -> tuple[LedgerEntry, ...]:
+        """Settle what was held: the differences to what was used, and its cost."""
+        entries: list[LedgerEntry] = []
+        for choice in self._held:
+            held, usage, price = choice.reservation, choice.usage, choice.info.price
+            if usage is not None and price is not None:
+                end.charge(price, usage, None if held is None else held.worst)
+            if held is None:
+                continue
+            if usage is None:
+                entries += held.release()
+            else:
+                entries += held.settle(usage.prompt, usage.completion, usage.cached, price)
+        return tuple(entries)
 
-def outcome_of(error: BaseException, *, intended: bool) -> tuple[str, str]:
-    """The RESULT's outcome and reason code for an error that ended a decision."""
-    if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        return "cancelled", "client_gone"
-    if not isinstance(error, AgentError):
-        return "failed", "internal"
-    if isinstance(error, OutputInvalid):
-        return "invalid", error.code
-    if isinstance(error, PolicyDenied) or (isinstance(error, TooManyTokens) and not intended):
-        return "denied", error.code
-    return "failed", error.code
+    def _body(self, end: End, intent: Appended | None) -> dict[str, JsonValue]:
+        answer, plan = end.answer, self.plan
+        body: dict[str, JsonValue] = {
+            "decision": self._call.decision,
+            "intent": None if intent is None else str(intent.seq),
+            "outcome": end.outcome,
+            "reason": end.reason,
+            "finish": None if answer is None else answer.finish,
+            "policy": {"digest": self._constants.policy_digest, "rule": self.rule},
+            "tokens_in": None if answer is None else answer.prompt_tokens,
+            "tokens_out": None if answer is None else answer.completion_tokens,
+            "latency_us": int(end.seconds * 1e6),
+            "first_us": None if end.first is None else int(end.first * 1e6),
+        }
+        made = () if plan is None else plan.attempts
+        body |= bodies.answered_by(self._constants, answer, made)
+        body["cost"] = end.cost()
+        if intent is None:
+            body |= bodies.refused(
+                self._constants, self._call, self._route_name() or None, self.received_ns
+            )
+        return body
+
+    def _private(self, end: End, intent: Appended | None) -> dict[str, JsonValue]:
+        private: dict[str, JsonValue] = {}
+        if intent is None:
+            private = bodies.asked(self._call)
+            if not self._known():
+                private["model"] = self._call.model
+        if end.output is not None:
+            private["output"] = end.output
+        if self._discarded:
+            private["discarded"] = self._discarded
+        return private
+
+    def _known(self) -> bool:
+        """Whether what was asked for is a signed name."""
+        return self._call.model in self._constants.models or bool(self._route_name())
+
+    def _route_name(self) -> str:
+        routes = self._constants.routes
+        return self._call.model if self._call.model in routes else ""
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Model and route asked for, where they are signed names: never a caller's text."""
+        return self._call.model if self._call.model in self._constants.models else "", (
+            self._route_name()
+        )
+
+    def _decided(self, end: End, recorded: str) -> Decided:
+        answer, plan, call = end.answer, self.plan, self._call
+        model, route = self.names
+        if answer is not None:
+            model = "" if answer.info is None else answer.info.name
+        elif plan is not None and plan.choices:
+            model = plan.choices[0].info.name
+        asked = 0 if plan is None else sum(each.asked for each in plan.attempts)
+        return Decided(
+            action=action_of(call),
+            model=model,
+            route=route,
+            outcome=recorded,
+            seconds=end.seconds,
+            first_seconds=end.first,
+            tokens_in=0 if answer is None else answer.prompt_tokens,
+            tokens_out=0 if answer is None else answer.completion_tokens,
+            cached_tokens=0 if answer is None else answer.cached_tokens,
+            timing=NO_TIMING if answer is None else answer.timing,
+            cache="" if answer is None else answer.cache,
+            degraded="" if answer is None else answer.degraded,
+            attempts=asked,
+            cost_micro=end.cost_micro,
+            currency=end.currency,
+            priority=call.priority if isinstance(call, GenerateCall) else "interactive",
+        )
+
+
+def _reserved(choice: Choice) -> tuple[LedgerEntry, ...]:
+    return () if choice.reservation is None else choice.reservation.entries()

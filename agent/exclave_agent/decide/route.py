@@ -1,57 +1,372 @@
-"""Route: find the model of the active release that answers this call."""
+"""Route: which models of the active release may answer this call, in which order."""
 
 from __future__ import annotations
 
-from exclave_agent.errors import TooManyTokens, UnknownModel
-from exclave_agent.ports import ActiveRelease, Generate, ModelInfo, Sampling
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from .authorize import action_of
-from .budget import default_tokens
+from exclave_agent.errors import PolicyDenied, TooManyTokens, UnknownModel
+from exclave_agent.ports import (
+    ActiveRelease,
+    BreakerView,
+    Generate,
+    ModelInfo,
+    Price,
+    Sampling,
+)
+from exclave_policy.conditions import ConditionFailed, bind
+from exclave_policy.evaluate import CompiledPolicy
+from exclave_policy.routes import Limits, Otherwise, Retry, Route, Target
+from exclave_policy.schema import activation
+
+from .authorize import action_of, authorize, request_of
+from .breaker import Breaker
+from .budget import Reservation, default_tokens
 from .calls import Call, GenerateCall
+from .retry import RetryBudget
+
+ENDPOINT_RULE = "endpoint"
+"""Names the endpoint document in a denial: not a rule of the policy, and signed like one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that an attempt used; None: not known, so its worst case counts."""
+
+    prompt: int | None = None
+    completion: int | None = None
+    cached: int = 0
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What became of one target, for the RESULT."""
+
+    model: str
+    outcome: str
+    """Skipped: "absent", "action", "denied", "data_class", "condition", "cost", "too_long",
+    "slow", "open", "budget". Asked: "answered", "cancelled", "hedge_lost", "unsure", or the code
+    of its error."""
+    place: int
+    """Of the target in its route."""
+    us: int = 0
+    """Microseconds that it was asked for."""
+    asked: bool = False
+    """Whether it was asked, rather than skipped."""
+
+
+BY_DESIGN = frozenset(
+    {
+        "absent",
+        "action",
+        "denied",
+        "data_class",
+        "condition",
+        "cost",
+        "too_long",
+        TooManyTokens.code,
+    }
+)
+"""Outcomes that say where a request belongs, not that anything is wrong."""
+
+
+@dataclass(slots=True)
+class Choice:
+    """One target that may be asked."""
+
+    target: Target
+    info: ModelInfo
+    breaker: Breaker
+    place: int = 0
+    """Of the target in its route."""
+    request: Generate | None = None
+    """Of a generating call."""
+    reservation: Reservation | None = None
+    usage: Usage | None = None
+    """What asking it used; None: it was not asked, or computed nothing."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """Who may answer, best first, and who may not."""
+
+    route: Route
+    implicit: bool
+    """A model was asked for by its own name."""
+    retries: RetryBudget
+    choices: list[Choice] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    """Skipped targets; those that are asked follow."""
+    too_long: TooManyTokens | None = None
+    """Why a target was skipped for the length of the answer asked for."""
+
+    @property
+    def name(self) -> str:
+        """The route's name; "" of an implicit one."""
+        return "" if self.implicit else self.route.name
+
+    @property
+    def otherwise(self) -> Otherwise:
+        """What is answered when nobody can."""
+        return self.route.otherwise
+
+    def fallen(self, place: int) -> bool:
+        """Whether something other than the route's design kept a target from answering that the
+        route prefers to the one at `place`."""
+        return any(each.place < place and each.outcome not in BY_DESIGN for each in self.attempts)
+
+    def skip(self, place: int, outcome: str) -> None:
+        """Note a target that is not asked."""
+        self.attempts.append(Attempt(self.route.targets[place].model, outcome, place))
+
+
+class Router:
+    """Makes plans, and keeps what must outlive a decision: breakers and retry budgets. They
+    survive releases; a target whose model has a new digest starts closed."""
+
+    def __init__(self) -> None:
+        self._policy: CompiledPolicy | None = None
+        self._breakers: dict[tuple[str, str, str], Breaker] = {}
+        self._retries: dict[str, RetryBudget] = {}
+        self._own: dict[str, Route] = {}
+        """Routes of models that were asked for by their own names."""
+
+    def plan(
+        self, release: ActiveRelease, call: Call, cap: int | None, wall_ns: int, now: float
+    ) -> Plan:
+        """Who may answer `call`. `cap`: most tokens of answer by the policy on the name asked
+        for. `now`: of `Clock.monotonic`, seconds.
+
+        Raises: UnknownModel, whose text never repeats the name, which is the caller's;
+        TooManyTokens and PolicyDenied of a model that was asked for by its own name.
+        """
+        if release.policy is not self._policy:
+            self._obey(release)
+        route = release.policy.routes.get(call.model)
+        if route is None:
+            return self._implicit(release, call, cap)
+        if action_of(call) not in route.actions:
+            raise _not_served(route.actions, call, "route")
+        retries = self._retries[route.name]
+        plan = Plan(route, False, retries)
+        judge = _Judge(release, call, cap, wall_ns)
+        models = release.models.models()
+        for place, target in enumerate(route.targets):
+            info = models.get(target.model)
+            outcome = judge.against(target, info)
+            if outcome or info is None:
+                plan.skip(place, outcome)
+                continue
+            choice = Choice(target, info, self._breaker(route, info), place)
+            outcome = self._unready(choice, now)
+            if not outcome and isinstance(call, GenerateCall):
+                try:
+                    choice.request = request_for(call, info, judge.cap, target.limits)
+                except TooManyTokens as error:
+                    plan.too_long, outcome = error, "too_long"
+            if outcome:
+                plan.skip(place, outcome)
+            else:
+                plan.choices.append(choice)
+        return plan
+
+    def views(self, now: float) -> list[BreakerView]:
+        """Every breaker of the routes now."""
+        return [
+            BreakerView(route, target, each.state(now), each.reason, each.opens_in(now))
+            for (route, target, _), each in self._breakers.items()
+        ]
+
+    def _implicit(self, release: ActiveRelease, call: Call, cap: int | None) -> Plan:
+        """The plan of a model that was asked for by its own name: that model, once."""
+        info = route(release, call)
+        if info.data_classes is not None and call.data_class not in info.data_classes:
+            raise PolicyDenied(
+                "data of this class may not be sent to this model: its endpoint is not permitted "
+                "for it",
+                rule=ENDPOINT_RULE,
+                decision_id=call.decision,
+            )
+        own = self._own.get(info.name)
+        if own is None:
+            own = Route(info.name, "", "", info.actions, (Target(info.name),), _ONCE, None)
+            self._own[info.name] = own
+        choice = Choice(own.targets[0], info, _ALWAYS)
+        if isinstance(call, GenerateCall):
+            choice.request = request_for(call, info, cap)
+        return Plan(own, True, _NEVER, [choice])
+
+    def _unready(self, choice: Choice, now: float) -> str:
+        """Why a permitted target is not asked now, or ""."""
+        if not choice.breaker.admits(now):
+            return "open"
+        limit = choice.target.limits.latency_ms
+        if limit is not None:
+            p95 = choice.breaker.latency(now)
+            if p95 is not None and p95 * 1e3 > limit:
+                return "slow"
+        return ""
+
+    def _breaker(self, route: Route, info: ModelInfo) -> Breaker:
+        key = (route.name, info.name, info.sha256)
+        found = self._breakers.get(key)
+        if found is None:
+            found = self._breakers[key] = Breaker(route.breaker)
+        return found
+
+    def _obey(self, release: ActiveRelease) -> None:
+        """Take over a release's routes; forget what it no longer has."""
+        self._policy = release.policy
+        self._own = {}
+        routes, models = release.policy.routes, release.models.models()
+        kept: dict[tuple[str, str, str], Breaker] = {}
+        for each in routes.values():
+            for target in each.targets:
+                info = models.get(target.model)
+                if info is None:
+                    continue
+                key = (each.name, info.name, info.sha256)
+                kept[key] = self._breakers.get(key) or Breaker(each.breaker)
+                kept[key].obey(each.breaker)
+        self._breakers = kept
+        former, self._retries = self._retries, {}
+        for each in routes.values():
+            bucket = self._retries[each.name] = former.get(each.name) or RetryBudget(each.retry)
+            bucket.obey(each.retry)
+
+
+_ONCE = Retry(ratio=0.0, burst=0, attempts=1)
+_NEVER = RetryBudget(_ONCE)
+_ALWAYS = Breaker(None)
+"""Of models that are asked for by their own names: neither changes."""
+
+
+class _Judge:
+    """Whether targets are permitted for one call, whatever their state."""
+
+    def __init__(self, release: ActiveRelease, call: Call, cap: int | None, wall_ns: int) -> None:
+        self._policy = release.policy
+        self._call = call
+        self._asked_cap = cap
+        self._wall_ns = wall_ns
+        self._bound: Any = None
+        self.cap: int | None = None
+        """Most tokens of answer that the policy allows on the last target judged."""
+
+    def against(self, target: Target, info: ModelInfo | None) -> str:
+        """What speaks against a target, or ""."""
+        call = self._call
+        if info is None:
+            return "absent"
+        if action_of(call) not in info.actions:
+            return "action"
+        verdict = authorize(self._policy, call, self._wall_ns, info.name)
+        if not verdict.allowed:
+            return "denied"
+        caps = [cap for cap in (self._asked_cap, verdict.max_tokens) if cap is not None]
+        self.cap = min(caps, default=None)
+        if info.data_classes is not None and call.data_class not in info.data_classes:
+            return "data_class"
+        if not self._holds(target):
+            return "condition"
+        return "" if affordable(target.limits, info.price) else "cost"
+
+    def _holds(self, target: Target) -> bool:
+        """A condition that has no answer for this request does not hold."""
+        if target.when is None:
+            return True
+        try:
+            if self._bound is None:
+                self._bound = bind(activation(request_of(self._call, self._wall_ns)))
+            return target.when.holds(self._bound)
+        except ConditionFailed:
+            return False
+
+
+def affordable(limits: Limits, price: Price | None) -> bool:
+    """Whether a price keeps to a target's limit; one that is not known, or is in another
+    currency, does not."""
+    if limits.cost_micro is None:
+        return True
+    if price is None or price.currency != limits.currency:
+        return False
+    return max(price.input_micro, price.output_micro) <= limits.cost_micro
 
 
 def route(release: ActiveRelease, call: Call) -> ModelInfo:
-    """The model that answers. Raises: UnknownModel; its text never repeats the name, which
+    """The model of that name. Raises: UnknownModel; its text never repeats the name, which
     is the caller's."""
-    action = action_of(call)
     info = release.models.models().get(call.model)
     if info is None:
         raise UnknownModel("the active release has no model of that name: see GET /v1/models")
-    if action not in info.actions:
-        raise UnknownModel(
-            f'the model does not serve "{action}": it serves {", ".join(sorted(info.actions))}'
-        )
+    if action_of(call) not in info.actions:
+        raise _not_served(info.actions, call, "model")
     return info
 
 
-def request_for(
-    call: GenerateCall, info: ModelInfo, granted: int | None, cap: int | None
-) -> Generate:
-    """What the runtime is asked.
+def _not_served(actions: frozenset[str], call: Call, what: str) -> UnknownModel:
+    serves = ", ".join(sorted(actions))
+    return UnknownModel(f'the {what} does not serve "{action_of(call)}": it serves {serves}')
 
-    Raises: TooManyTokens when the answer alone would overflow the model's context; the
-    runtime counts the prompt as well.
+
+def request_for(
+    call: GenerateCall, info: ModelInfo, cap: int | None, limits: Limits | None = None
+) -> Generate:
+    """What the runtime is asked; `cap`: most tokens of answer by the policy.
+
+    Raises: TooManyTokens when more was asked for than the cap, or when the answer alone would
+    overflow the model's context; the runtime counts the prompt as well.
     """
-    tokens = default_tokens(cap, info.context_tokens) if granted is None else granted
+    tokens = call.max_tokens
+    if tokens is None:
+        tokens = default_tokens(cap, info.context_tokens)
+    elif cap is not None and tokens > cap:
+        raise TooManyTokens(
+            f"max_tokens is {tokens}, and the policy allows at most {cap}: ask for less",
+            code="max_tokens_exceeded",
+        )
     if info.context_tokens and tokens > info.context_tokens:
         raise TooManyTokens(
             f"max_tokens is {tokens}, and the model's context is {info.context_tokens} tokens, "
             "prompt included: ask for less"
         )
+    top = call.top_logprobs
+    if top is None and limits is not None and limits.confidence is not None:
+        top = 0  # the chosen tokens' own are enough to tell how sure it was
     return Generate(
-        model=call.model,
+        model=info.name,
         messages=call.messages,
         prompt=call.prompt,
-        sampling=Sampling(
-            max_tokens=tokens,
-            temperature=call.temperature,
-            top_p=call.top_p,
-            top_k=call.top_k,
-            min_p=call.min_p,
-            frequency_penalty=call.frequency_penalty,
-            presence_penalty=call.presence_penalty,
-            seed=call.seed,
-            stop=call.stop,
-            json_schema=call.response_schema,
-        ),
+        sampling=_sampling(call, tokens, top),
+        tools=call.tools,
+        tool_choice=call.tool_choice,
+        tool_name=call.tool_name,
+        parallel_tool_calls=call.parallel_tool_calls,
+        caller=call.caller.key_id,
+        priority=call.priority,
+        timeout=call.timeout,
     )
+
+
+def _sampling(call: GenerateCall, tokens: int, top: int | None) -> Sampling:
+    return Sampling(
+        max_tokens=tokens,
+        temperature=call.temperature,
+        top_p=call.top_p,
+        top_k=call.top_k,
+        min_p=call.min_p,
+        frequency_penalty=call.frequency_penalty,
+        presence_penalty=call.presence_penalty,
+        repeat_penalty=call.repeat_penalty,
+        seed=call.seed,
+        stop=call.stop,
+        logit_bias=call.logit_bias,
+        top_logprobs=top,
+        json_schema=call.response_schema,
+        grammar=call.grammar,
+    )
+
+
+def timed(request: Generate, seconds: float | None) -> Generate:
+    """The same request with the time that is left for it."""
+    return request if seconds is None else replace(request, timeout=max(seconds, 0.0))

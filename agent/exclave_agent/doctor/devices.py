@@ -70,20 +70,34 @@ def gpu(site: Site) -> Iterator[Check]:
                 "exclave-runtime-cpu instead",
             )
         else:
-            yield ok("gpu", "none")
+            yield from _degraded(site, "none")
         return
     gpus = read_gpus(machine)
     told = ", ".join(f"{one.kind} {size(one.total)} ({one.driver})" for one in gpus)
     told = told or f"{len(nodes)} device nodes, and no tool that tells of them"
     if not expected:
-        yield ok("gpu", f"{told}; the installed runtime does not use it")
+        yield from _degraded(site, f"{told}; the installed runtime does not use it")
         return
     closed = _closed(site, nodes)
     if closed is not None:
         yield closed
         return
-    yield ok("gpu", told)
+    yield from _degraded(site, told)
     yield from _memory(site, gpus)
+
+
+def _degraded(site: Site, told: str) -> Iterator[Check]:
+    """What the running agent says of models that were to have a GPU and run without."""
+    models = site.status.get("models", []) if site.status else []
+    slow = [f"{one['name']}: {one['degraded']}" for one in models if one.get("degraded")]
+    if slow:
+        yield warn(
+            "gpu",
+            f"{told}; degraded: {'; '.join(slow)}",
+            "install exclave-runtime-cuda where a GPU is wanted, and restart the agent",
+        )
+    else:
+        yield ok("gpu", told)
 
 
 def _closed(site: Site, nodes: list[Path]) -> Check | None:
@@ -136,7 +150,9 @@ def _memory(site: Site, gpus: list[Gpu]) -> Iterator[Check]:
     wanted = [
         model
         for model in manifest.models
-        if model.sha256 not in site.loaded and model.parameters.get("n_gpu_layers", -1) != 0
+        if model.sha256 not in site.loaded
+        and model.runtime != "remote"
+        and model.parameters.get("n_gpu_layers", -1) != 0
     ]
     need, free = sum(model_need(site, model) for model in wanted), sum(one.free for one in gpus)
     if need > free:

@@ -40,7 +40,9 @@ def runtimes(site: Site) -> Iterator[Check]:
     found = [name for name, module in MODULES.items() if site.machine.has_module(module)]
     packages = ", ".join(f"{PACKAGE}{name}" for name in installed(site))
     told = f"{', '.join(found) or 'none'}{f' ({packages})' if packages else ''}"
-    needed = {model.runtime for model in manifest.models} if manifest is not None else set()
+    models = manifest.models if manifest is not None else ()
+    # An adapter runs in its base's engine, a remote model on another machine.
+    needed = {model.runtime for model in models} - {"lora", "remote"}
     missing = sorted(needed - set(found))
     if missing:
         yield fail("runtimes", f"{told}; the release needs {', '.join(missing)}", REMEDY)

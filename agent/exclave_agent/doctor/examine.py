@@ -9,6 +9,7 @@ from exclave_agent import __version__
 from exclave_agent.doctor import (
     credential,
     devices,
+    endpoints,
     engines,
     home,
     network,
@@ -42,6 +43,7 @@ STEPS: Final[tuple[tuple[str, Step], ...]] = (
     ("seal", credential.seal),
     ("gpu", devices.gpu),
     ("runtimes", engines.runtimes),
+    ("remote models", endpoints.endpoints),
 )
 """From what everything stands on to what only some need."""
 

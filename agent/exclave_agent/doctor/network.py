@@ -87,6 +87,11 @@ def _stages(site: Site, known: Known, port: Port) -> str:
     return f"{reached}, {_grpc(known, port)}"
 
 
+def connect(site: Site, port: Port) -> None:
+    """Connect to a port, and close. Raises: Broken."""
+    _tcp(port, _dns(site, port)).close()
+
+
 def _dns(site: Site, port: Port) -> int:
     try:
         return len(site.machine.resolve(port.host, port.port))

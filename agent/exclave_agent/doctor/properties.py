@@ -160,6 +160,8 @@ STATE: Final = [
     "User",
     "Group",
     "SupplementaryGroups",
+    "LoadCredential",
+    "LoadCredentialEncrypted",
     "WatchdogUSec",
     "MainPID",
     "ExecMainCode",

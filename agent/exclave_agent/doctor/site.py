@@ -105,8 +105,11 @@ class Site:
     @cached_property
     def loaded(self) -> frozenset[str]:
         """Digests of the models that the running agent has loaded."""
-        models = self.status["models"] if self.status else []
-        return frozenset(str(model["digest"]) for model in models)
+        if not self.status:
+            return frozenset()
+        plan = self.status.get("memory", {}).get("models", [])
+        out = {str(model["digest"]) for model in plan if model["state"] != "loaded"}
+        return frozenset(str(model["digest"]) for model in self.status["models"]) - out
 
     @cached_property
     def known(self) -> Known | AgentError:

@@ -12,6 +12,7 @@ from exclave_agent.doctor.report import Check, fail, ok, size, skip, warn
 from exclave_agent.doctor.site import Site
 from exclave_agent.releases.fetch import RESERVE
 from exclave_agent.runtimes.parameters import DEFAULT_CONTEXT, LlamaParameters, read_parameters
+from exclave_agent.runtimes.placement import engine_parameters
 from exclave_protocol.release import ArtifactRef, ModelEntry, ReleaseManifest
 
 FIRST_RELEASE: Final = 1 << 30
@@ -73,16 +74,41 @@ def memory(site: Site) -> Iterator[Check]:
         return
     # What is loaded is no longer available, so it must not be asked for twice.
     want = sum(needs[model.name] for model in manifest.models if model.sha256 not in site.loaded)
-    whole = sum(needs.values())
+    whole, most = sum(needs.values()), max(needs.values())
     told = f"{size(available)} of {size(total)} available; the models take about {size(whole)}"
     if not want:
         yield ok("memory", f"{told}, and are loaded")
-    elif whole > total:
+    elif most > total:
         yield fail("memory", told, "more memory, smaller models, or less n_ctx and n_parallel")
+    elif whole > total:
+        yield warn(
+            "memory",
+            f"{told}: they are loaded by turns, when they are asked for",
+            "more memory, or fewer models in the release; exclave-agent models shows the turns",
+        )
     elif want > available:
         yield warn("memory", told, "stop what else takes memory on this machine, or add some")
     else:
         yield ok("memory", told)
+    yield from _budget(site, most, total)
+
+
+def _budget(site: Site, most: int, total: int) -> Iterator[Check]:
+    """A stated budget that the largest model exceeds refuses the release; one above the machine's
+    memory keeps nobody from swapping."""
+    budget = site.settings.ram_budget_mib << 20
+    if budget and most > budget:
+        yield fail(
+            "memory budget",
+            f"ram_budget_mib is {size(budget)}, and the largest model takes about {size(most)}",
+            "raise ram_budget_mib in the settings and restart the agent, or sign a smaller model",
+        )
+    elif budget > total:
+        yield warn(
+            "memory budget",
+            f"ram_budget_mib is {size(budget)}, more than the machine's {size(total)}",
+            "lower ram_budget_mib in the settings, or remove it",
+        )
 
 
 def _limit(site: Site, needs: dict[str, int]) -> Iterator[Check]:
@@ -103,6 +129,10 @@ def _limit(site: Site, needs: dict[str, int]) -> Iterator[Check]:
 
 def model_need(site: Site, model: ModelEntry) -> int:
     """Bytes that one model may take once it is loaded and every slot is in use."""
+    if model.runtime == "remote":
+        return 0
+    if model.runtime == "lora":
+        return model.length  # in its base's worker
     need = model.length + WORKER_BYTES
     if model.runtime == "llama":
         need += _context(site, model)
@@ -111,7 +141,7 @@ def model_need(site: Site, model: ModelEntry) -> int:
 
 def _context(site: Site, model: ModelEntry) -> int:
     try:
-        parameters = read_parameters(LlamaParameters, model.parameters)
+        parameters = read_parameters(LlamaParameters, engine_parameters(model.parameters))
     except ValueError:
         parameters = LlamaParameters()  # activation tells what is wrong with them
     head = site.machine.read(artifact(site.home, model.sha256), gguf.HEADER_BYTES)

@@ -29,6 +29,8 @@ SCHEMA: Final = "exclave.identity/v1"
 PRIVATE_KEYS: Final = ("key.pem", "audit.key", "vault.key")
 """Files of the folder that are sealed where the service manager gives a key for it; the vault's
 lies here as well."""
+REMOTE_KEYS: Final = "remote-*.key"
+"""Keys of remote models' endpoints, which lie here and are sealed too."""
 _FIELDS: Final = (
     "schema",
     "spiffe_id",
@@ -40,6 +42,11 @@ _FIELDS: Final = (
     "witness_vkey",
     "director_key",
 )
+
+
+def private_keys(folder: Path) -> tuple[str, ...]:
+    """Names of all files of an identity folder that are sealed, there or not yet."""
+    return (*PRIVATE_KEYS, *sorted(path.name for path in folder.glob(REMOTE_KEYS)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from exclave_agent import sealing
 from exclave_agent.config import DEFAULT_HOME
 from exclave_agent.errors import AgentError, IdentityError
 from exclave_agent.identity.keys import write_private
-from exclave_agent.identity.store import PRIVATE_KEYS, identity_folder
+from exclave_agent.identity.store import identity_folder, private_keys
 from exclave_agent.install import units
 from exclave_agent.install.change import Change, InstallRefused, must
 from exclave_agent.install.host import Host
@@ -127,7 +127,7 @@ def rewrite(folder: Path, old: bytes, new: bytes) -> None:
     """
     former, fresh = sealing.Sealer(old), sealing.Sealer(new)
     waiting = {}
-    for name in PRIVATE_KEYS:
+    for name in private_keys(folder):
         path = folder / name
         if not path.exists():
             continue

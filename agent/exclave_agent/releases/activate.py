@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from types import TracebackType
@@ -26,6 +27,7 @@ from exclave_agent.ports import (
 )
 from exclave_agent.releases.prepare import Prepared
 from exclave_agent.releases.state import ReleaseState, StateFile
+from exclave_policy import caching, routes
 from exclave_policy.errors import PolicyInvalid
 from exclave_policy.evaluate import CompiledPolicy, compile_pack
 from exclave_policy.pack import unpack
@@ -149,6 +151,7 @@ class Activator:
         loaded = await self._load(prepared.specs)
         loaded.users += 1
         try:
+            _check_models(policy, loaded.models)
             await self._record(prepared, loaded.models)
             await self._state.save(state)
         except BaseException:
@@ -250,7 +253,21 @@ class Activator:
             await self._unused.pop().close()
 
 
+def _check_models(policy: CompiledPolicy, models: ModelSet) -> None:
+    """Raises: ReleaseRefused when the routes or the cache do not fit the release's models."""
+    infos = models.models()
+    local = {name: info.actions for name, info in infos.items() if not info.remote}
+    problems = routes.problems_of(policy.routes, {n: info.actions for n, info in infos.items()})
+    problems += caching.problems_of(policy.cache, local)
+    if problems:
+        raise ReleaseRefused(f"policy: {_shown(problems)}", code="policy_invalid")
+
+
 def _problems(error: PolicyInvalid) -> str:
-    shown = "; ".join(str(problem) for problem in error.problems[:_SHOWN_PROBLEMS])
-    more = len(error.problems) - _SHOWN_PROBLEMS
+    return _shown(error.problems)
+
+
+def _shown(problems: Sequence[object]) -> str:
+    shown = "; ".join(str(problem) for problem in problems[:_SHOWN_PROBLEMS])
+    more = len(problems) - _SHOWN_PROBLEMS
     return f"{shown}; and {more} more" if more > 0 else shown

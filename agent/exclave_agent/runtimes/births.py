@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 import sys
@@ -37,7 +38,8 @@ KEEP_ENVIRONMENT = (
 HANDED_MODE = 0o444
 """Of a model that is handed over; verified, and never changed again."""
 HANDED_OVER = b"m"
-"""The byte that carries the model's descriptor to a service; see `service_worker`."""
+"""The byte that carries the model's descriptor, and its adapters' in the order of the load, to a
+service; see `service_worker`."""
 
 
 class Body(Protocol):
@@ -52,6 +54,12 @@ class Body(Protocol):
 
     def kill(self) -> None:
         """End it now. Closing its socket, which the caller does besides, ends it as well."""
+        ...
+
+    def limit_data(self, size: int) -> None:
+        """Bound the private memory that it may map (RLIMIT_DATA), bytes: an allocation beyond
+        fails inside it, long before the machine suffers. It is never raised again. Where somebody
+        else bounds it: nothing."""
         ...
 
     async def ended(self) -> str:
@@ -93,6 +101,15 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
+    def limit_data(self, size: int) -> None:
+        """See `Body`."""
+        assert self.pid is not None
+        with contextlib.suppress(ProcessLookupError):
+            # Hard as well: a worker that its model subverts would else lift it for itself.
+            _, hard = resource.prlimit(self.pid, resource.RLIMIT_DATA)
+            size = size if hard == resource.RLIM_INFINITY else min(size, hard)
+            resource.prlimit(self.pid, resource.RLIMIT_DATA, (size, size))
+
     async def ended(self) -> str:
         """See `Body`."""
         status = await self._process.wait()
@@ -107,31 +124,38 @@ class Child:
         return lines[-1][:300] if lines else ""
 
 
-async def child(_: frames.Load) -> tuple[socket.socket, Body]:
-    """Birth of a child process, which gets the model's path with its first frame."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-I",
-                "-m",
-                "exclave_agent.runtimes.worker",
-                f"--fd={theirs.fileno()}",
-                f"--parent={os.getpid()}",
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                env=worker_environment(os.environ),
-                cwd="/",
-                # A Ctrl-C at the agent's terminal is the agent's to handle.
-                start_new_session=True,
-            )
-    except BaseException:
-        ours.close()
-        raise
-    return ours, Child(process)
+def program(*words: str) -> Birth:
+    """Births of child processes: `words` start one, which gets its socket and its parent as
+    `--fd` and `--parent`, and the model's path with its first frame."""
+
+    async def born(_: frames.Load) -> tuple[socket.socket, Body]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *words,
+                    f"--fd={theirs.fileno()}",
+                    f"--parent={os.getpid()}",
+                    pass_fds=(theirs.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    stderr=asyncio.subprocess.PIPE,
+                    env=worker_environment(os.environ),
+                    cwd="/",
+                    # A Ctrl-C at the agent's terminal is the agent's to handle.
+                    start_new_session=True,
+                )
+        except BaseException:
+            ours.close()
+            raise
+        return ours, Child(process)
+
+    return born
+
+
+async def child(load: frames.Load) -> tuple[socket.socket, Body]:
+    """Birth of a real worker as a child process."""
+    return await program(sys.executable, "-I", "-m", "exclave_agent.runtimes.worker")(load)
 
 
 class Service:
@@ -145,6 +169,9 @@ class Service:
     def kill(self) -> None:
         """See `Body`: it ends with its socket, or by its watchdog when it cannot even see that."""
 
+    def limit_data(self, size: int) -> None:
+        """See `Body`: its unit has a cgroup of its own, with MemoryMax."""
+
     async def ended(self) -> str:
         """See `Body`: not ours to wait for."""
         return "ended (the journal of its exclave-worker@ unit says how)"
@@ -154,23 +181,27 @@ class Service:
         return ""
 
 
-def service(path: Path) -> Birth:
-    """Births by the service manager's socket at `path`.
+def service(socket_path: Path) -> Birth:
+    """Births by the service manager's socket at `socket_path`.
 
-    The worker sees no file of the agent's: the open model goes with the first byte.
+    The worker sees no file of the agent's: the open model and its adapters go with the first byte.
     """
 
     async def born(load: frames.Load) -> tuple[socket.socket, Body]:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(sock, str(path))
-            with open(load.path, "rb") as model:  # noqa: ASYNC230 - local, and only its inode
-                # A worker of another user maps the file by its descriptor, which asks for the
-                # right to read it. Nobody else gets here: the home is its user's alone.
-                os.fchmod(model.fileno(), HANDED_MODE)
+            await asyncio.get_running_loop().sock_connect(sock, str(socket_path))
+            with contextlib.ExitStack() as stack:
+                files = []
+                for path in (load.path, *(one.path for one in load.adapters)):
+                    file = stack.enter_context(open(path, "rb"))  # noqa: ASYNC230 - local
+                    # A worker of another user maps the file by its descriptor, which asks for
+                    # the right to read it. Nobody else gets here: the home is its user's alone.
+                    os.fchmod(file.fileno(), HANDED_MODE)
+                    files.append(file.fileno())
                 # Into an empty queue: one byte never waits.
-                socket.send_fds(sock, [HANDED_OVER], [model.fileno()])
+                socket.send_fds(sock, [HANDED_OVER], files)
         except BaseException:
             sock.close()
             raise

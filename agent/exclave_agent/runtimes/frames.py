@@ -21,6 +21,9 @@ MAX_FRAME = 64 << 20
 MAX_ITEMS = 65_536
 """Entries of any list in a frame."""
 
+MAX_ADAPTERS = 16
+"""LoRA adapters of one worker."""
+
 _T = TypeVar("_T")
 
 PREFIX = struct.Struct(">I")
@@ -46,11 +49,30 @@ class _Part(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 # --- values ------------------------------------------------------------------------------
 
 
+class ToolCallFrame(_Part, frozen=True):
+    """A call of a function; `arguments` is JSON text."""
+
+    id: Name
+    name: Name
+    arguments: str
+
+
+class ToolFrame(_Part, frozen=True):
+    """A function on offer; `parameters` is JSON Schema text."""
+
+    name: Name
+    description: str
+    parameters: str
+
+
 class ChatMessage(_Part, frozen=True):
     """One message for the model's chat template."""
 
     role: Name
     content: str
+    tool_calls: Annotated[list[ToolCallFrame], msgspec.Meta(max_length=128)] = []
+    tool_call_id: Name = ""
+    name: Name = ""
 
 
 class SamplingFrame(_Part, frozen=True):
@@ -67,6 +89,10 @@ class SamplingFrame(_Part, frozen=True):
     """Always given: the agent draws one from its own `Rng` when the caller has none."""
     stop: Annotated[list[str], msgspec.Meta(max_length=64)]
     json_schema: str | None
+    repeat_penalty: float = 1.0
+    logit_bias: Annotated[list[tuple[Count, float]], msgspec.Meta(max_length=1024)] = []
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    grammar: str | None = None
 
 
 class TensorFrame(_Part, frozen=True):
@@ -95,13 +121,61 @@ class Text(_Part, frozen=True):
     text: str
 
 
-class Ended(_Part, frozen=True):
-    """A sequence that ended by itself: `reason` is "stop" or "length"."""
+class LogprobFrame(_Part, frozen=True):
+    """A token's bytes and natural log probability, and those of its alternatives."""
+
+    token: bytes
+    logprob: float
+    top: Annotated[list[tuple[bytes, float]], msgspec.Meta(max_length=20)] = []
+
+
+class Extra(_Part, frozen=True):
+    """What few sequences have beside text: log probabilities, calls that are complete. It
+    belongs to the `Text` of the same sequence in the same step, or stands alone."""
 
     id: Id
-    reason: Annotated[str, msgspec.Meta(pattern="^(stop|length)$")]
+    logprobs: Annotated[list[LogprobFrame], msgspec.Meta(max_length=MAX_ITEMS)] = []
+    tool_calls: Annotated[list[ToolCallFrame], msgspec.Meta(max_length=128)] = []
+    """Their ids are empty: the agent gives them."""
+
+
+class Ended(_Part, frozen=True):
+    """A sequence that ended by itself. Times as in `ports.Timing`."""
+
+    id: Id
+    reason: Annotated[str, msgspec.Meta(pattern=r"^(stop|length|tool_calls)\Z")]
     prompt_tokens: Count
     completion_tokens: Count
+    cached_tokens: Count = 0
+    queued_us: Count = 0
+    prefill_us: Count = 0
+    decode_us: Count = 0
+    preemptions: Count = 0
+    drafted: Count = 0
+    accepted: Count = 0
+
+
+class StatsFrame(_Part, frozen=True):
+    """See `ports.RuntimeStats`."""
+
+    waiting: Count = 0
+    batch_tokens: Count = 0
+    batch_sequences: Count = 0
+    busy_us: Count = 0
+    prefix_hits: Count = 0
+    prefix_tokens: Count = 0
+    prefix_bytes: Count = 0
+    preemptions: Count = 0
+    drafted: Count = 0
+    accepted: Count = 0
+
+
+class AdapterFrame(_Part, frozen=True):
+    """A LoRA adapter of the model: requests name it by its digest."""
+
+    sha256: Name
+    path: str
+    scale: float
 
 
 # --- agent to worker ------------------------------------------------------------------------
@@ -113,6 +187,7 @@ class Load(_Frame, frozen=True, tag="load"):
     runtime: Name
     path: str
     parameters: dict[str, int | str | bool]
+    adapters: Annotated[list[AdapterFrame], msgspec.Meta(max_length=MAX_ADAPTERS)] = []
 
 
 class Generate(_Frame, frozen=True, tag="generate"):
@@ -122,6 +197,16 @@ class Generate(_Frame, frozen=True, tag="generate"):
     messages: Annotated[list[ChatMessage], msgspec.Meta(max_length=MAX_ITEMS)]
     prompt: str | None
     sampling: SamplingFrame
+    tools: Annotated[list[ToolFrame], msgspec.Meta(max_length=128)] = []
+    tool_choice: Annotated[str, msgspec.Meta(pattern=r"^(auto|none|required)\Z")] = "auto"
+    tool_name: Name = ""
+    parallel_tool_calls: bool = True
+    caller: Name = ""
+    priority: Annotated[str, msgspec.Meta(pattern=r"^(interactive|batch)\Z")] = "interactive"
+    timeout_us: Count | None = None
+    """From this frame's arrival on."""
+    adapter: Name = ""
+    """Digest of one of `Load.adapters`; "": the model as it is."""
 
 
 class Infer(_Frame, frozen=True, tag="infer"):
@@ -137,6 +222,14 @@ class Embed(_Frame, frozen=True, tag="embed"):
 
     id: Id
     texts: Annotated[list[str], msgspec.Meta(max_length=MAX_ITEMS)]
+
+
+class Rerank(_Frame, frozen=True, tag="rerank"):
+    """Score documents against a query."""
+
+    id: Id
+    query: str
+    documents: Annotated[list[str], msgspec.Meta(max_length=MAX_ITEMS)]
 
 
 class Cancel(_Frame, frozen=True, tag="cancel"):
@@ -167,9 +260,15 @@ class Loaded(_Frame, frozen=True, tag="loaded"):
     inputs: Annotated[list[SignatureFrame], msgspec.Meta(max_length=1024)]
     outputs: Annotated[list[SignatureFrame], msgspec.Meta(max_length=1024)]
     provider: Name
-    network: Annotated[str, msgspec.Meta(pattern="^(none|shared)$")]
+    network: Annotated[str, msgspec.Meta(pattern=r"^(none|shared)\Z")]
     isolation: Annotated[list[Name], msgspec.Meta(max_length=16)]
     """The walls that stand, verified from inside: e.g. "netns", "seccomp", "no_core"."""
+    degraded: Note = ""
+    """Why it runs worse than its parameters ask for; "": it does not."""
+    ram_bytes: Count = 0
+    """What it took of main memory: weights it had to copy, contexts, buffers; weights that are
+    mapped from the file count too, for while it works they are in memory."""
+    vram_bytes: Count = 0
 
 
 class LoadFailed(_Frame, frozen=True, tag="load_failed"):
@@ -183,6 +282,7 @@ class Step(_Frame, frozen=True, tag="step"):
 
     texts: Annotated[list[Text], msgspec.Meta(max_length=MAX_ITEMS)]
     ended: Annotated[list[Ended], msgspec.Meta(max_length=MAX_ITEMS)]
+    extras: Annotated[list[Extra], msgspec.Meta(max_length=MAX_ITEMS)] = []
 
 
 class Failed(_Frame, frozen=True, tag="failed"):
@@ -210,6 +310,14 @@ class EmbedResult(_Frame, frozen=True, tag="embed_result"):
     prompt_tokens: Count
 
 
+class RerankResult(_Frame, frozen=True, tag="rerank_result"):
+    """One score a document, in order; higher is more relevant."""
+
+    id: Id
+    scores: Annotated[list[float], msgspec.Meta(max_length=MAX_ITEMS)]
+    prompt_tokens: Count
+
+
 class Pong(_Frame, frozen=True, tag="pong"):
     """Here. `steps` counts engine steps, `active` the requests held: busy without progress
     is how a hung engine is known."""
@@ -217,10 +325,13 @@ class Pong(_Frame, frozen=True, tag="pong"):
     nonce: Id
     steps: Count
     active: Count
+    stats: StatsFrame = StatsFrame()
 
 
-ToWorker: TypeAlias = Load | Generate | Infer | Embed | Cancel | Ping | Shutdown
-ToAgent: TypeAlias = Loaded | LoadFailed | Step | Failed | InferResult | EmbedResult | Pong
+ToWorker: TypeAlias = Load | Generate | Infer | Embed | Rerank | Cancel | Ping | Shutdown
+ToAgent: TypeAlias = (
+    Loaded | LoadFailed | Step | Failed | InferResult | EmbedResult | RerankResult | Pong
+)
 
 to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
 to_agent: msgspec.msgpack.Decoder[ToAgent] = msgspec.msgpack.Decoder(ToAgent)

@@ -17,6 +17,7 @@ import socket
 import struct
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
@@ -43,45 +44,60 @@ class _Numbers:
     architecture: int
     """As the audit subsystem names it."""
     refused: tuple[int, ...]
-    """What reaches out of the process: socket, ptrace, process_vm_readv/writev, io_uring_setup
-    (its rings open sockets too), bpf, pidfd_getfd (takes descriptors from other processes), kill,
-    tkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal, execve, execveat."""
+    """What reaches out of the process besides sockets: ptrace, process_vm_readv/writev,
+    io_uring_setup (its rings open sockets too), bpf, pidfd_getfd (takes descriptors from other
+    processes), kill, tkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal, execve,
+    execveat."""
     tgkill: int
     """Stays for the process itself: abort(3) raises its signal with it."""
     prlimit: int
     """As well: a limit of no processor time is a SIGKILL for a process of the same user."""
     fcntl: int
     """But for the commands that have the kernel send a signal to somebody."""
+    socket: int
+    sendto: int
+    outward: tuple[int, ...]
+    """How a Unix socket would reach somebody, or be reached: connect, accept, accept4, sendmsg,
+    sendmmsg. Where there is an NVIDIA driver, whose library listens on a socket of its own (and
+    fails where it may not), these are refused in place of every socket."""
 
 
 _SYSCALLS = {
     "x86_64": _Numbers(
         0xC000003E,
-        (41, 101, 310, 311, 425, 321, 438, 62, 200, 129, 297, 424, 59, 322),
+        (101, 310, 311, 425, 321, 438, 62, 200, 129, 297, 424, 59, 322),
         tgkill=234,
         prlimit=302,
         fcntl=72,
+        socket=41,
+        sendto=44,
+        outward=(42, 43, 288, 46, 307),
     ),
     "aarch64": _Numbers(
         0xC00000B7,
-        (198, 117, 270, 271, 425, 280, 438, 129, 130, 138, 240, 424, 221, 281),
+        (117, 270, 271, 425, 280, 438, 129, 130, 138, 240, 424, 221, 281),
         tgkill=131,
         prlimit=261,
         fcntl=25,
+        socket=198,
+        sendto=206,
+        outward=(203, 202, 242, 211, 269),
     ),
 }
 _OWNERS = (8, 10, 15)
 """F_SETOWN, F_SETSIG, F_SETOWN_EX."""
+NVIDIA = Path("/dev/nvidiactl")
+"""There where CUDA may work."""
 
 
 def isolate(parent: int | None) -> tuple[str, ...]:
     """Raise every wall that the OS grants and return the names of those that stand.
 
     "netns": a network namespace of our own with nothing but a downed loopback. "seccomp": no
-    socket can be made at all, Unix ones included. "no_new_privs", "no_dump", "no_caps": as
-    prctl(2) and capabilities(7) mean them; where seccomp stands no other process can be signalled
-    and no program started. "parent_death": the kernel ends this process with
-    its parent.
+    socket can be made at all; where there is an NVIDIA driver Unix ones can, which reach nobody
+    and are reached by nobody. "no_new_privs", "no_dump", "no_caps": as prctl(2) and
+    capabilities(7) mean them; where seccomp stands no other process can be signalled and no
+    program started. "parent_death": the kernel ends this process with its parent.
 
     `parent` None: a service manager started us and ends us; we outlive no agent all the same, as
     its end closes our socket. Raises: SystemExit when `parent` (a process id) has already gone.
@@ -162,7 +178,7 @@ def _network_namespace() -> int:
 
 def _socket_refused() -> bool:
     try:
-        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM).close()
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM).close()
     except PermissionError:
         return True
     return False
@@ -188,7 +204,7 @@ def _forbid_sockets(libc: ctypes.CDLL) -> None:
     known = _SYSCALLS.get(platform.machine())
     if known is None or sys.byteorder != "little":
         return
-    program = _assemble(_filter(known, os.getpid()))
+    program = _assemble(_filter(known, os.getpid(), nvidia=NVIDIA.exists()))
     code = b"".join(struct.pack("=HBBI", *step) for step in program)
     steps = ctypes.create_string_buffer(code)
     # struct sock_fprog { unsigned short len; struct sock_filter *filter; }
@@ -200,9 +216,14 @@ _Step = tuple[int, str, str, int] | str
 """Operation, where to if it holds and if not (empty: the next step), operand; or a label."""
 
 
-def _filter(known: _Numbers, own: int) -> list[_Step]:
-    """The filter; offsets are those of struct seccomp_data."""
-    number, first, second = 0, 16, 24
+def _filter(known: _Numbers, own: int, *, nvidia: bool = False) -> list[_Step]:
+    """The filter; offsets are those of struct seccomp_data. `nvidia`: Unix sockets may be made."""
+    number, first, second, fifth = 0, 16, 24, 48
+    refused = (*known.refused, *(known.outward if nvidia else (known.socket,)))
+    sockets: tuple[_Step, ...] = (
+        (_JEQ, "unix", "", known.socket),
+        (_JEQ, "no address", "", known.sendto),
+    )
     return [
         (_LOAD, "", "", 4),
         (_JEQ, "ours", "", known.architecture),
@@ -211,11 +232,21 @@ def _filter(known: _Numbers, own: int) -> list[_Step]:
         (_LOAD, "", "", number),
         # The x32 numbering would slip past the list below.
         (_JGE, "refuse", "", _X32_BIT),
-        *((_JEQ, "refuse", "", call) for call in known.refused),
+        *((_JEQ, "refuse", "", call) for call in refused),
+        *(sockets if nvidia else ()),
         (_JEQ, "own", "", known.tgkill),
         (_JEQ, "own or none", "", known.prlimit),
         (_JEQ, "no owner", "", known.fcntl),
         (_RET, "", "", _ALLOW),
+        # An address says to whom, for sockets that are connected to nobody.
+        "no address",
+        (_LOAD, "", "", fifth),
+        (_JEQ, "", "refuse", 0),
+        (_LOAD, "", "", fifth + 4),
+        (_JEQ, "allow", "refuse", 0),
+        "unix",
+        (_LOAD, "", "", first),
+        (_JEQ, "allow", "refuse", socket.AF_UNIX),
         "own or none",
         (_LOAD, "", "", first),
         (_JEQ, "allow", "", 0),

@@ -16,14 +16,17 @@ from contextlib import suppress
 from glob import glob
 from pathlib import Path
 
+from exclave_agent.runtimes.isolate import NVIDIA
+
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 """Of every architecture."""
 _VERSION = 1
 _PATH_BENEATH = 1
 
-_WRITE_FILE, _READ_FILE, _READ_DIR, _IOCTL_DEV = 1 << 1, 1 << 2, 1 << 3, 1 << 15
+_WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 1, 1 << 2, 1 << 3
+_TRUNCATE, _IOCTL_DEV = 1 << 14, 1 << 15
 _READ = _READ_FILE | _READ_DIR
-_FILE_RIGHTS = 1 | _WRITE_FILE | _READ_FILE | 1 << 14 | _IOCTL_DEV
+_FILE_RIGHTS = 1 | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 """Rights that a rule for a single file may grant."""
 _HANDLED = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1}
 """Rights to files by version of the interface, later ones as 5."""
@@ -38,8 +41,8 @@ _SYSTEM = (
 _DEVICES = ("null", "zero", "random", "urandom", "nvidia*", "dri", "kfd")
 
 
-def confine(model: Path) -> bool:
-    """Restrict this process to reading `model` and the code it runs. Call while it has one
+def confine(*models: Path) -> bool:
+    """Restrict this process to reading `models` and the code it runs. Call while it has one
     thread, after `no_new_privs`. Returns whether the wall stands, tried by running against it;
     False: the kernel is older than Linux 5.13, or has it switched off.
     """
@@ -57,11 +60,15 @@ def confine(model: Path) -> bool:
     if rules < 0:
         return False
     try:
-        for path in {str(model), *_code(), *_SYSTEM}:
+        for path in {*map(str, models), *_code(), *_SYSTEM}:
             _allow(libc, rules, path, _READ & handled)
         for name in _DEVICES:
             for path in glob(f"/dev/{name}"):
                 _allow(libc, rules, path, (_READ | _WRITE_FILE | _IOCTL_DEV) & handled)
+        if NVIDIA.exists():
+            # CUDA writes the names of its threads, and does not start where it may not.
+            own = f"/proc/{os.getpid()}/task"
+            _allow(libc, rules, own, (_READ | _WRITE_FILE | _TRUNCATE) & handled)
         if libc.syscall(_RESTRICT_SELF, rules, 0) != 0:
             return False
     finally:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from array import array
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from exclave_agent.errors import Unavailable, UnknownModel
 from exclave_agent.ports import (
@@ -15,28 +16,76 @@ from exclave_agent.ports import (
     Generate,
     ModelInfo,
     ModelSpec,
+    Scores,
     Tensor,
     TensorInfo,
 )
-from exclave_agent.runtimes import frames
-from exclave_agent.runtimes.restart import KeptModel
+from exclave_agent.runtimes import believed, frames
+from exclave_agent.runtimes.attempts import Attempts
+from exclave_agent.runtimes.kept import KeptModel
+from exclave_agent.runtimes.placement import Served
+from exclave_agent.runtimes.requests import generate_frame
+
+
+class RemoteModel(Protocol):
+    """A model that another machine serves."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """As it stands now: a key may be missing, and come."""
+        ...
+
+    def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+        """See `ports.ModelSet.generate`."""
+        ...
+
+    async def embed(self, texts: Sequence[str]) -> Embeddings:
+        """See `ports.ModelSet.embed`."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of its connections."""
+        ...
+
+
+class RemoteRuntime(Protocol):
+    """Opens remote models."""
+
+    def open(self, spec: ModelSpec) -> RemoteModel:
+        """Raises: ModelLoadFailed."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A name of the release and the worker that answers to it."""
+
+    served: Served
+    kept: KeptModel
+    info: ModelInfo
 
 
 class LoadedModels:
-    """The `ports.ModelSet` over workers."""
+    """The `ports.ModelSet` over workers and remote endpoints."""
 
     def __init__(
         self,
-        held: Mapping[str, KeptModel],
-        infos: Mapping[str, ModelInfo],
+        local: Mapping[str, Local],
+        remote: Mapping[str, RemoteModel],
+        attempts: Attempts,
         seed: Callable[[], int],
         release: Callable[[LoadedModels], None],
     ) -> None:
         """`seed` draws one for a caller who gave none; `release` is called once, when closed."""
-        self.held = dict(held)
+        self.local = dict(local)
+        self.remote = dict(remote)
+        self._attempts = attempts
         self._seed = seed
         self._release = release
-        self._infos = dict(infos)
         self._active = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -45,46 +94,53 @@ class LoadedModels:
 
     def models(self) -> Mapping[str, ModelInfo]:
         """See `ports.ModelSet.models`."""
-        return dict(self._infos)
+        infos = {name: one.info for name, one in self.local.items()}
+        return infos | {name: one.info for name, one in self.remote.items()}
 
     async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
         """See `ports.ModelSet.generate`."""
         model = self._find(request.model, "chat" if request.prompt is None else "complete")
         with self._request():
-            worker = await model.up()
-            frame = generate_frame(worker.next_id(), request, self._seed)
-            async with contextlib.aclosing(worker.stream(frame)) as events:
+            async with contextlib.aclosing(self._events(model, request)) as events:
                 async for event in events:
                     yield event
+
+    def _events(
+        self, model: Local | RemoteModel, request: Generate
+    ) -> AsyncGenerator[Delta | Finished, None]:
+        if not isinstance(model, Local):
+            return model.generate(request)
+        frame = generate_frame(0, request, self._seed, adapter=model.served.adapter)
+        return self._attempts.stream(model.kept, frame, request.timeout)
 
     async def infer(
         self, model: str, inputs: Sequence[Tensor], outputs: Sequence[str] = ()
     ) -> Sequence[Tensor]:
         """See `ports.ModelSet.infer`."""
-        found = self._find(model, "infer")
+        found = self._local(model, "infer")
         with self._request():
-            worker = await found.up()
             tensors = [
                 frames.TensorFrame(one.name, one.datatype, list(one.shape), memoryview(one.data))
                 for one in inputs
             ]
-            answer = await worker.ask(frames.Infer(worker.next_id(), tensors, list(outputs)))
-        assert isinstance(answer, frames.InferResult)
-        return [
-            Tensor(one.name, one.datatype, tuple(one.shape), bytes(one.data))
-            for one in answer.outputs
-        ]
+            answer = await self._attempts.ask(found.kept, frames.Infer(0, tensors, list(outputs)))
+        return believed.tensors(answer)
 
     async def embed(self, model: str, texts: Sequence[str]) -> Embeddings:
         """See `ports.ModelSet.embed`."""
         found = self._find(model, "embed")
         with self._request():
-            worker = await found.up()
-            answer = await worker.ask(frames.Embed(worker.next_id(), list(texts)))
-        assert isinstance(answer, frames.EmbedResult)
-        return Embeddings(
-            tuple(tuple(array("f", vector)) for vector in answer.vectors), answer.prompt_tokens
-        )
+            if not isinstance(found, Local):
+                return await found.embed(texts)
+            answer = await self._attempts.ask(found.kept, frames.Embed(0, list(texts)))
+        return believed.embeddings(answer, texts)
+
+    async def rerank(self, model: str, query: str, documents: Sequence[str]) -> Scores:
+        """See `ports.ModelSet.rerank`."""
+        found = self._local(model, "rerank")
+        with self._request():
+            answer = await self._attempts.ask(found.kept, frames.Rerank(0, query, list(documents)))
+        return believed.scores(answer, query, documents)
 
     async def close(self) -> None:
         """See `ports.ModelSet.close`."""
@@ -93,14 +149,22 @@ class LoadedModels:
         if not self._released:
             self._released = True
             self._release(self)
+            for model in self.remote.values():
+                await model.close()
 
-    def _find(self, name: str, action: str) -> KeptModel:
+    def _find(self, name: str, action: str) -> Local | RemoteModel:
         if self._closing:
             raise Unavailable("the models of this release are closed", retry_after=1.0)
-        info = self._infos.get(name)
-        if info is None or action not in info.actions:
+        model = self.local.get(name) or self.remote.get(name)
+        if model is None or action not in model.info.actions:
             raise UnknownModel(f"no such model for action {action}")
-        return self.held[name]
+        return model
+
+    def _local(self, name: str, action: str) -> Local:
+        model = self._find(name, action)
+        if not isinstance(model, Local):
+            raise UnknownModel(f"no remote model does {action}")
+        return model
 
     @contextlib.contextmanager
     def _request(self) -> Iterator[None]:
@@ -115,35 +179,15 @@ class LoadedModels:
                 self._idle.set()
 
 
-def generate_frame(request_id: int, request: Generate, seed: Callable[[], int]) -> frames.Generate:
-    """The frame of a request; a seed is drawn when the caller gave none."""
-    chosen = request.sampling
-    return frames.Generate(
-        request_id,
-        [frames.ChatMessage(one.role, one.content) for one in request.messages],
-        request.prompt,
-        frames.SamplingFrame(
-            max_tokens=chosen.max_tokens,
-            temperature=float(chosen.temperature),
-            top_p=float(chosen.top_p),
-            top_k=chosen.top_k,
-            min_p=float(chosen.min_p),
-            frequency_penalty=float(chosen.frequency_penalty),
-            presence_penalty=float(chosen.presence_penalty),
-            seed=seed() if chosen.seed is None else chosen.seed % (1 << 32),
-            stop=list(chosen.stop),
-            json_schema=chosen.json_schema,
-        ),
-    )
-
-
-def describe(spec: ModelSpec, loaded: frames.Loaded) -> ModelInfo:
+def describe(served: Served, loaded: frames.Loaded) -> ModelInfo:
     """What a worker says of itself, under the name that this release gives the model."""
+    actions = frozenset(loaded.actions)
     return ModelInfo(
-        name=spec.name,
-        runtime=spec.runtime,
-        sha256=spec.sha256,
-        actions=frozenset(loaded.actions),
+        name=served.spec.name,
+        runtime=served.spec.runtime,
+        sha256=served.spec.sha256,
+        # Adapters change what is generated; vectors and scores are the base's to give.
+        actions=actions & {"chat", "complete"} if served.adapter else actions,
         context_tokens=loaded.context_tokens,
         inputs=tuple(TensorInfo(one.name, one.datatype, tuple(one.shape)) for one in loaded.inputs),
         outputs=tuple(
@@ -151,4 +195,7 @@ def describe(spec: ModelSpec, loaded: frames.Loaded) -> ModelInfo:
         ),
         provider=loaded.provider,
         network=loaded.network,
+        degraded=loaded.degraded,
+        base=served.base,
+        price=served.price,
     )

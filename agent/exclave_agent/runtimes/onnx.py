@@ -2,80 +2,85 @@
 
 from __future__ import annotations
 
-import math
+import os
 import threading
 import time
-from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
 from exclave_agent.runtimes import frames
-from exclave_agent.runtimes.engine import Emit, LoadError, Refused, Request
+from exclave_agent.runtimes.engine import Emit, Refused, Request
+from exclave_agent.runtimes.onnx_batching import Batch, Batches
+from exclave_agent.runtimes.onnx_tensors import Array, signature, split, to_array, to_tensor
 from exclave_agent.runtimes.parameters import OnnxParameters
 
-_TYPES: dict[str, tuple[str, Any]] = {
-    "tensor(bool)": ("BOOL", np.dtype("?")),
-    "tensor(uint8)": ("UINT8", np.dtype("u1")),
-    "tensor(uint16)": ("UINT16", np.dtype("<u2")),
-    "tensor(uint32)": ("UINT32", np.dtype("<u4")),
-    "tensor(uint64)": ("UINT64", np.dtype("<u8")),
-    "tensor(int8)": ("INT8", np.dtype("i1")),
-    "tensor(int16)": ("INT16", np.dtype("<i2")),
-    "tensor(int32)": ("INT32", np.dtype("<i4")),
-    "tensor(int64)": ("INT64", np.dtype("<i8")),
-    "tensor(float16)": ("FP16", np.dtype("<f2")),
-    "tensor(float)": ("FP32", np.dtype("<f4")),
-    "tensor(double)": ("FP64", np.dtype("<f8")),
-    "tensor(string)": ("BYTES", np.dtype(object)),
-}
-"""onnxruntime's names -> Open Inference Protocol datatype, numpy dtype."""
-
-_DTYPES = dict(_TYPES.values())
-
-Array = NDArray[Any]
+NO_GPU = "the release asks for a GPU and onnxruntime finds none it can use"
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
 class _Job:
-    """One request, its arrays checked."""
+    """One request, its arrays checked. See `onnx_batching.Batchable`."""
 
-    __slots__ = ("arrays", "id", "outputs", "rows", "shapes")
+    __slots__ = ("arrays", "arrived", "id", "outputs", "rows", "shape")
 
-    def __init__(self, request: int, arrays: dict[str, Array], outputs: list[str]) -> None:
+    def __init__(
+        self, request: int, arrays: dict[str, Array], outputs: list[str], arrived: float
+    ) -> None:
         self.id = request
         self.arrays = arrays
         self.outputs = outputs
+        self.arrived = arrived
         first = next(iter(arrays.values()), None)
         self.rows = int(first.shape[0]) if first is not None and first.ndim else 1
-        self.shapes = tuple(array.shape[1:] for array in arrays.values())
-        """What must be equal for two jobs to be run together."""
+        self.shape: object = tuple([array.shape[1:] for array in arrays.values()])
 
 
 class OnnxHost:
     """See `hosts.Host`."""
 
-    def __init__(self, path: str, parameters: OnnxParameters, threads: int, emit: Emit) -> None:
+    def __init__(
+        self,
+        path: str,
+        parameters: OnnxParameters,
+        threads: int,
+        emit: Emit,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Raises: LoadError."""
-        self._session = _open(path, threads)
+        self._session, cuda_failure = _open(path, threads)
         self._emit = emit
         self._parameters = parameters
+        self._monotonic = monotonic
         self.actions = ["infer"]
         self.context_tokens = 0
-        self.inputs = [_signature(one) for one in self._session.get_inputs()]
-        self.outputs = [_signature(one) for one in self._session.get_outputs()]
-        used = self._session.get_providers()[0]
-        self.provider = "cuda" if used == "CUDAExecutionProvider" else "cpu"
+        self.inputs = [signature(one) for one in self._session.get_inputs()]
+        self.outputs = [signature(one) for one in self._session.get_outputs()]
+        self._names = [one.name for one in self.outputs]
+        self._datatypes = {one.name: one.datatype for one in self.outputs}
+        on_gpu = self._session.get_providers()[0] == CUDA
+        self.provider = "cuda" if on_gpu else "cpu"
+        # Weights, and about as much again for what is computed; a GPU's copy leaves main memory.
+        size = 2 * os.path.getsize(path)
+        self.ram_bytes, self.vram_bytes = (0, size) if on_gpu else (size, 0)
+        self.degraded = NO_GPU + cuda_failure if parameters.expect_gpu and not on_gpu else ""
         # Only a signed max_batch says that rows do not influence each other, and only then may
         # rows of different callers meet in one tensor.
         self._batches = parameters.max_batch > 1 and all(
             one.shape and one.shape[0] == -1 for one in (*self.inputs, *self.outputs)
         )
         self._changed = threading.Condition()
-        self._waiting: deque[_Job] = deque()
+        self._waiting: Batches[_Job] = Batches(
+            parameters.max_batch if self._batches else 1, parameters.max_wait_us / 1e6
+        )
+        self._asleep = False
+        """The engine's thread waits for a first request."""
         self._running = 0
-        self._steps = 0
+        self._steps = self._rows = self._requests = 0
+        self._busy_seconds = 0.0
 
     # --- the reader's thread ---------------------------------------------------------------
 
@@ -91,18 +96,30 @@ class OnnxHost:
                     f"{len(self._waiting)} requests wait for this model already",
                     retry_after=1.0,
                 )
-            self._waiting.append(job)
-            self._changed.notify()
+            # Stamped in the queue's own order, whoever held the lock before.
+            job.arrived = self._monotonic()
+            full = self._waiting.push(job)
+            # A batch that gathers has a time to end at: more of it wakes nobody.
+            if full or self._asleep:
+                self._changed.notify()
 
     def cancel(self, request: int) -> None:
-        """See `hosts.Host`."""
+        """See `hosts.Host`. What runs already is answered all the same."""
         with self._changed:
-            for job in [one for one in self._waiting if one.id == request]:
-                self._waiting.remove(job)
+            self._waiting.remove(request)
 
     def progress(self) -> tuple[int, int]:
         """See `hosts.Host`."""
         return self._steps, len(self._waiting) + self._running
+
+    def stats(self) -> frames.StatsFrame:
+        """See `hosts.Host`: rows count as tokens, requests as sequences."""
+        return frames.StatsFrame(
+            waiting=len(self._waiting),
+            batch_tokens=self._rows,
+            batch_sequences=self._requests,
+            busy_us=int(self._busy_seconds * 1e6),
+        )
 
     def _check(self, request: frames.Infer) -> _Job:
         given = {tensor.name: tensor for tensor in request.inputs}
@@ -121,15 +138,13 @@ class OnnxHost:
             raise Refused(
                 "invalid_value", f"inputs: the model has only {known}"[:400], param="inputs"
             )
-        known_outputs = {one.name for one in self.outputs}
-        if not known_outputs.issuperset(request.outputs):
-            known = ", ".join(one.name for one in self.outputs)
+        if request.outputs and not self._datatypes.keys() >= set(request.outputs):
+            known = ", ".join(self._names)
             raise Refused(
                 "invalid_value", f"outputs: the model has only {known}"[:400], param="outputs"
             )
-        wanted = list(request.outputs) or [one.name for one in self.outputs]
-        job = _Job(request.id, arrays, wanted)
-        if self._batches and any(len(array) != job.rows for array in arrays.values()):
+        job = _Job(request.id, arrays, list(request.outputs) or self._names, 0.0)
+        if self._batches and len({len(array) for array in arrays.values()}) > 1:
             raise Refused("invalid_value", "inputs: their first dimensions differ", param="inputs")
         return job
 
@@ -138,83 +153,70 @@ class OnnxHost:
     def run(self) -> None:
         """See `hosts.Host`."""
         while True:
-            jobs = self._gather()
-            self._answer(jobs)
+            batch = self._gather()
+            self._answer(batch)
             self._running = 0
-            self._steps += 1
 
-    def _gather(self) -> list[_Job]:
-        """The next batch: waits for a first job, then up to max_wait_us for more like it."""
+    def _gather(self) -> Batch[_Job]:
+        """Wait for the next batch to close."""
         with self._changed:
-            while not self._waiting:
-                self._changed.wait()
-            jobs = [self._waiting.popleft()]
-            self._running = 1
-            if not self._batches:
-                return jobs
-            rows = jobs[0].rows
-            deadline = time.monotonic() + self._parameters.max_wait_us / 1e6
             while True:
-                rows = self._join(jobs, rows)
-                left = deadline - time.monotonic()
-                if rows >= self._parameters.max_batch or left <= 0:
-                    break
-                if not self._waiting:
-                    self._changed.wait(left)
-                elif not self._fits(jobs[0], rows, self._waiting[0]):
-                    break
-            self._running = len(jobs)
-            return jobs
+                now = self._monotonic()
+                if (batch := self._waiting.take(now)) is not None:
+                    self._running = len(batch.jobs)
+                    return batch
+                due = self._waiting.due()
+                self._asleep = due is None
+                self._changed.wait(None if due is None else due - now)
+                self._asleep = False
 
-    def _join(self, jobs: list[_Job], rows: int) -> int:
-        """Move what fits from the queue's head to `jobs`; returns the rows held."""
-        while self._waiting and self._fits(jobs[0], rows, self._waiting[0]):
-            job = self._waiting.popleft()
-            jobs.append(job)
-            rows += job.rows
-        return rows
-
-    def _fits(self, first: _Job, rows: int, job: _Job) -> bool:
-        return job.shapes == first.shapes and rows + job.rows <= self._parameters.max_batch
-
-    def _answer(self, jobs: list[_Job]) -> None:
+    def _answer(self, batch: Batch[_Job]) -> None:
         """Run the jobs together; when that fails, each alone, so that one cannot fail others."""
-        results: list[dict[str, Array]] | None = None
-        if len(jobs) > 1:
-            results = self._together(jobs)
-        for at, job in enumerate(jobs):
-            try:
-                outputs = results[at] if results is not None else self._run(job.arrays)
-            except Refused as refusal:
-                self._emit(refusal.frame(job.id))
-                continue
-            datatypes = {one.name: one.datatype for one in self.outputs}
-            tensors = [to_tensor(name, datatypes[name], outputs[name]) for name in job.outputs]
-            self._emit(frames.InferResult(job.id, tensors))
+        jobs = batch.jobs
+        self._requests += len(jobs)
+        answers = self._together(batch) if len(jobs) > 1 else None
+        if answers is None:
+            for job in jobs:
+                self._emit(self._alone(job))
+        else:
+            self._emit(*answers)
 
-    def _together(self, jobs: list[_Job]) -> list[dict[str, Array]] | None:
+    def _alone(self, job: _Job) -> frames.ToAgent:
+        """The input is the request's own bytes, the answer's the engine's own: no copies."""
+        try:
+            outputs = self._run(job.arrays, job.rows)
+        except Refused as refusal:
+            return refusal.frame(job.id)
+        tensors = [to_tensor(name, self._datatypes[name], outputs[name]) for name in job.outputs]
+        return frames.InferResult(job.id, tensors)
+
+    def _together(self, batch: Batch[_Job]) -> Sequence[frames.ToAgent] | None:
+        jobs = batch.jobs
         merged = {
             name: np.concatenate([job.arrays[name] for job in jobs]) for name in jobs[0].arrays
         }
-        total = sum(job.rows for job in jobs)
         try:
-            outputs = self._run(merged)
+            outputs = self._run(merged, batch.rows)
         except Refused:
             return None
-        if any(len(array) != total for array in outputs.values()):
+        if any(len(array) != batch.rows for array in outputs.values()):
             # The model does not keep one row for one row: it is not one to batch.
-            self._batches = False
+            with self._changed:
+                self._batches = False
+                self._waiting.alone()
             return None
-        ends = np.cumsum([job.rows for job in jobs])
+        rows = [job.rows for job in jobs]
+        wanted = {name for job in jobs for name in job.outputs}
+        cut = {name: split(name, self._datatypes[name], outputs[name], rows) for name in wanted}
         return [
-            {name: array[end - job.rows : end] for name, array in outputs.items()}
-            for job, end in zip(jobs, ends, strict=True)
+            frames.InferResult(job.id, [cut[name][at] for name in job.outputs])
+            for at, job in enumerate(jobs)
         ]
 
-    def _run(self, arrays: dict[str, Array]) -> dict[str, Array]:
-        names = [one.name for one in self.outputs]
+    def _run(self, arrays: dict[str, Array], rows: int) -> dict[str, Array]:
+        started = self._monotonic()
         try:
-            return dict(zip(names, self._session.run(names, arrays), strict=True))
+            return dict(zip(self._names, self._session.run(self._names, arrays), strict=True))
         except Exception as error:  # noqa: BLE001 - onnxruntime raises types of its own
             # Its message may quote values of the tensors.
             raise Refused(
@@ -222,9 +224,15 @@ class OnnxHost:
                 f"inputs: the model fails on these values ({type(error).__name__})",
                 param="inputs",
             ) from None
+        finally:
+            self._busy_seconds += self._monotonic() - started
+            self._rows += rows
+            self._steps += 1
 
 
-def _open(path: str, threads: int) -> Any:
+def _open(path: str, threads: int) -> tuple[Any, str]:
+    """A session on the GPU where this build and machine have one, else on the CPU; why CUDA
+    failed, as the end of a sentence."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -232,93 +240,11 @@ def _open(path: str, threads: int) -> Any:
     # Waiting threads must not spin on a machine that others use too.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     onnxruntime.disable_telemetry_events()
-    here = onnxruntime.get_available_providers()
-    wanted = [one for one in ("CUDAExecutionProvider", "CPUExecutionProvider") if one in here]
-    return onnxruntime.InferenceSession(path, options, providers=wanted)
-
-
-def _signature(one: Any) -> frames.SignatureFrame:
-    known = _TYPES.get(one.type)
-    if known is None:
-        raise LoadError(f"{one.name}: {one.type} has no Open Inference Protocol datatype")
-    shape = [size if isinstance(size, int) and size >= 0 else -1 for size in one.shape]
-    return frames.SignatureFrame(one.name, known[0], shape)
-
-
-def to_array(tensor: frames.TensorFrame, expected: frames.SignatureFrame) -> Array:
-    """A view of the request's bytes as the model wants them.
-
-    Raises: Refused naming the input whose datatype, shape or size is not the signature's.
-    """
-    where = f"inputs.{tensor.name}"
-    if tensor.datatype != expected.datatype:
-        raise Refused(
-            "invalid_value",
-            f"{where}: datatype {tensor.datatype}, the model wants {expected.datatype}",
-            param=where,
-        )
-    if len(tensor.shape) != len(expected.shape) or any(
-        want not in (-1, size) for size, want in zip(tensor.shape, expected.shape, strict=True)
-    ):
-        raise Refused(
-            "invalid_value",
-            f"{where}: shape {list(tensor.shape)}, the model wants {list(expected.shape)} "
-            "(-1: any size)",
-            param=where,
-        )
-    count = math.prod(tensor.shape)
-    if tensor.datatype == "BYTES":
-        return _strings(tensor.data, count, where).reshape(tensor.shape)
-    dtype = _DTYPES[tensor.datatype]
-    if len(tensor.data) != count * dtype.itemsize:
-        raise Refused(
-            "invalid_value",
-            f"{where}: {len(tensor.data)} bytes, shape {list(tensor.shape)} of "
-            f"{tensor.datatype} takes {count * dtype.itemsize}",
-            param=where,
-        )
-    if tensor.datatype == "BOOL" and (np.frombuffer(tensor.data, dtype=np.uint8) > 1).any():
-        raise Refused("invalid_value", f"{where}: a BOOL is neither 0 nor 1", param=where)
-    return np.frombuffer(tensor.data, dtype=dtype).reshape(tensor.shape)
-
-
-def _strings(data: memoryview, count: int, where: str) -> Array:
-    """BYTES: each element is its length (u32, little-endian) and its UTF-8."""
-    values: list[str] = []
-    at = 0
-    try:
-        while at < len(data):
-            size = int.from_bytes(data[at : at + 4], "little")
-            raw = bytes(data[at + 4 : at + 4 + size])
-            if at + 4 > len(data) or len(raw) != size:
-                raise Refused("invalid_value", f"{where}: a BYTES element is cut", param=where)
-            values.append(raw.decode("utf-8"))
-            at += 4 + size
-    except UnicodeDecodeError:
-        raise Refused(
-            "invalid_value", f"{where}: a BYTES element is not UTF-8", param=where
-        ) from None
-    if len(values) != count:
-        raise Refused(
-            "invalid_value",
-            f"{where}: {len(values)} BYTES elements, the shape takes {count}",
-            param=where,
-        )
-    array = np.empty(count, dtype=object)
-    array[:] = values
-    return array
-
-
-def to_tensor(name: str, datatype: str, array: Array) -> frames.TensorFrame:
-    """An output for the wire: little-endian, row-major."""
-    shape = list(array.shape)
-    if datatype == "BYTES":
-        encoded = [_bytes(value) for value in array.reshape(-1)]
-        data = b"".join(len(raw).to_bytes(4, "little") + raw for raw in encoded)
-        return frames.TensorFrame(name, datatype, shape, memoryview(data))
-    flat = np.ascontiguousarray(array, dtype=_DTYPES[datatype]).reshape(-1)
-    return frames.TensorFrame(name, datatype, shape, flat.view(np.uint8).data)
-
-
-def _bytes(value: object) -> bytes:
-    return value if isinstance(value, bytes) else str(value).encode("utf-8")
+    failure = ""
+    if CUDA in onnxruntime.get_available_providers():
+        try:
+            return onnxruntime.InferenceSession(path, options, providers=[CUDA, CPU]), ""
+        except Exception as error:  # noqa: BLE001 - onnxruntime raises types of its own
+            # The driver may be older than the build, the card full or gone: the CPU serves.
+            failure = f": {str(error)[:300]}"
+    return onnxruntime.InferenceSession(path, options, providers=[CPU]), failure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -37,8 +37,30 @@ class LlamaParameters(Parameters):
     embeddings: bool = False
     """Offer `embed`, through a second context over the same weights."""
     reuse_prefix: bool = True
-    """Keep template words and system messages in a slot for the next request that begins with
-    them. Without it a greedy answer never hangs on what the slot answered before."""
+    """Start a request behind tokens that were computed before: template words and system
+    messages for everybody, the rest of a conversation for the same caller only. Without it a
+    greedy answer never hangs on what was answered before, and nothing of a request is kept."""
+    prefix_mib: Annotated[int, msgspec.Meta(ge=-1, le=1 << 20)] = -1
+    """MiB of RAM for beginnings that lost their slot; the longest unused goes first. 0: none;
+    -1: as much as the slots' own cache, at most 256."""
+    prefix_seconds: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 600
+    """Seconds after its last use that a kept beginning is forgotten: it holds what a caller
+    wrote."""
+    park_mib: Annotated[int, msgspec.Meta(ge=-1, le=1 << 20)] = -1
+    """MiB of RAM for the states of batch requests that yielded their slot; what does not fit is
+    computed again. 0: none; -1: as much as the slots' own cache, at most 256."""
+    batch_share: Annotated[int, msgspec.Meta(ge=1, le=100)] = 10
+    """Percent of the steps that batch requests get however many interactive ones there are."""
+    draft_tokens: Annotated[int, msgspec.Meta(ge=0, le=32)] = 8
+    """Most tokens guessed ahead from what prompt and answer said before, and checked in one
+    step; used only where it pays by the costs measured. 0: none, which also keeps the last bits
+    of the logits the same from run to run."""
+    flash_attn: Literal["auto", "on", "off"] = "auto"
+    """Flash attention. On a CPU it sums in 16 bits: answers may differ in nearly equal tokens."""
+    cache_type: Literal["f16", "q8_0"] = "f16"
+    """How keys and values are kept; q8_0 halves their memory and needs flash attention."""
+    expect_gpu: bool = False
+    """The release counts on a GPU: without one the model is served, and reported degraded."""
     n_gpu_layers: Annotated[int, msgspec.Meta(ge=-1, le=10_000)] = -1
     """Layers on the GPU where the build has one; -1: all."""
 
@@ -51,6 +73,8 @@ class OnnxParameters(Parameters):
     treats each row by itself: rows of different callers then share a tensor."""
     max_wait_us: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 500
     """Microseconds the first request of a batch waits for others."""
+    expect_gpu: bool = False
+    """The release counts on a GPU: without one the model is served, and reported degraded."""
 
 
 P = TypeVar("P", bound=Parameters)

@@ -5,81 +5,63 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, Callable
 from typing import cast
 
 from exclave_agent.errors import (
     AgentError,
     BadRequest,
+    DeadlineExceeded,
     Overloaded,
     TooManyTokens,
     UnknownModel,
     WorkerCrashed,
 )
 from exclave_agent.ports import Delta, Finished
-from exclave_agent.runtimes import frames
+from exclave_agent.runtimes import believed, frames
 from exclave_agent.runtimes.births import Birth, Body, child
+from exclave_agent.runtimes.streams import TextStream, finished
+from exclave_agent.runtimes.suspects import Suspects
 
 MAX_IN_FLIGHT = 16_384
 """Requests of one worker, whatever its own queue says: bounds what is buffered towards it."""
+
+QUIET = 2.0
+"""Seconds that a request which must run alone waits for others that were given up to be gone."""
+LOOK = 0.02
+"""Seconds between two looks at that."""
+LOOKS = 1 << 40
+"""The first nonce of those looks; `watch.hung` counts its pings from 1."""
 
 LAST_WORDS = 1.0
 """Seconds from a worker's closing its socket to its exit, before it is killed."""
 
 
-class TextStream:
-    """A generation's events; text that piles up while nobody reads comes out in one piece."""
+class DiedHolding(WorkerCrashed):
+    """The worker died with this request in flight; it may have been what killed it."""
 
-    def __init__(self) -> None:
-        self._texts: list[str] = []
-        self._end: Finished | AgentError | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether the worker has nothing more to say."""
-        return self._end is not None
-
-    def push(self, text: str) -> None:
-        """More text."""
-        self._texts.append(text)
-        self._wake()
-
-    def end(self, end: Finished | AgentError) -> None:
-        """The last event; the first call counts."""
-        if self._end is None:
-            self._end = end
-            self._wake()
-
-    async def events(self) -> AsyncIterator[Delta | Finished]:
-        """Until `Finished`. Raises: what `end` was given."""
-        while True:
-            if self._texts:
-                text = "".join(self._texts)
-                self._texts.clear()
-                yield Delta(text)
-            elif isinstance(self._end, Finished):
-                yield self._end
-                return
-            elif self._end is not None:
-                raise self._end
-            else:
-                self._waiter = asyncio.get_running_loop().create_future()
-                await self._waiter
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    def __init__(self, worker: int, *, sure: bool = True) -> None:
+        super().__init__("the model's worker died during this request", retry_after=1.0)
+        self.worker = worker
+        """Its serial."""
+        self.sure = sure
+        """See `Suspects.sure`."""
 
 
-Answer = frames.InferResult | frames.EmbedResult
+Answer = frames.InferResult | frames.EmbedResult | frames.RerankResult
 
 
 class Worker(asyncio.Protocol):
     """Make one with `Worker.spawn`. `gone` is set when nothing more comes from the process."""
 
+    _serials = itertools.count(1)
+
     def __init__(self) -> None:
         self.gone = asyncio.Event()
+        self.serial = next(self._serials)
+        """Of all workers of this process."""
+        self.suspects = Suspects()
+        """Whom its death may be blamed on."""
         self.loaded: asyncio.Future[frames.Loaded] = asyncio.get_running_loop().create_future()
         # Whoever waits may have given up by the time an answer or the end comes.
         self.loaded.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -88,14 +70,22 @@ class Worker(asyncio.Protocol):
         self._splitter = frames.Splitter()
         self._transport: asyncio.Transport | None = None
         self._body: Body | None = None
+        self._outgoing: list[bytearray] = []
+        """Frames of this turn of the loop."""
         self._streams: dict[int, TextStream] = {}
         self._answers: dict[int, asyncio.Future[Answer]] = {}
         self._ids = itertools.count(1)
+        self._looks: dict[int, asyncio.Future[int]] = {}
+        """Pings of `quiet`, by nonce: `pong` is another's."""
+        self._nonces = itertools.count(LOOKS)
         self._refused_load: str | None = None
 
     @classmethod
-    async def spawn(cls, load: frames.Load, birth: Birth = child) -> Worker:
-        """Have a process born and send it the load; `loaded` tells how that went.
+    async def spawn(
+        cls, load: frames.Load, birth: Birth = child, *, data_limit: int | None = None
+    ) -> Worker:
+        """Have a process born and send it the load; `loaded` tells how that went. `data_limit`:
+        see `Body.limit_data`.
 
         Raises: OSError, it cannot be started.
         """
@@ -109,6 +99,8 @@ class Worker(asyncio.Protocol):
             body.kill()
             raise
         worker._body = body
+        if data_limit is not None:
+            worker.limit_data(data_limit)
         transport.write(frames.encode(load))
         return worker
 
@@ -142,12 +134,16 @@ class Worker(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         """See `asyncio.Protocol`. What the worker held fails now."""
         self.gone.set()
-        crash = WorkerCrashed("the model's worker died during this request", retry_after=1.0)
+        self.suspects.close()
+        sure = self.suspects.sure
         for stream in self._streams.values():
-            stream.end(crash)
+            stream.end(DiedHolding(self.serial, sure=sure))
         for answer in self._answers.values():
             if not answer.done():
-                answer.set_exception(crash)
+                answer.set_exception(DiedHolding(self.serial, sure=sure))
+        for look in self._looks.values():
+            if not look.done():
+                look.set_result(0)
 
     def _take(self, frame: frames.ToAgent) -> None:
         match frame:
@@ -155,25 +151,31 @@ class Worker(asyncio.Protocol):
                 self._step(frame)
             case frames.Failed():
                 self._fail(frame)
-            case frames.InferResult() | frames.EmbedResult():
+            case frames.InferResult() | frames.EmbedResult() | frames.RerankResult():
                 if (answer := self._answers.get(frame.id)) is not None and not answer.done():
                     answer.set_result(frame)
             case frames.Pong():
-                self.pong = frame
+                if (look := self._looks.get(frame.nonce)) is None:
+                    self.pong = frame
+                elif not look.done():
+                    look.set_result(frame.active)
             case frames.Loaded():
                 if not self.loaded.done():
                     self.loaded.set_result(frame)
             case frames.LoadFailed():
-                self._refused_load = frame.message
+                self._refused_load = believed.note(frame.message)
 
     def _step(self, frame: frames.Step) -> None:
         # Unknown ids are requests that were cancelled while this frame was on its way.
         for text in frame.texts:
             if (stream := self._streams.get(text.id)) is not None:
                 stream.push(text.text)
+        for extra in frame.extras:
+            if (stream := self._streams.get(extra.id)) is not None:
+                stream.add(extra)
         for ended in frame.ended:
             if (stream := self._streams.get(ended.id)) is not None:
-                stream.end(Finished(ended.reason, ended.prompt_tokens, ended.completion_tokens))
+                stream.end(finished(ended, stream.max_tokens))
 
     def _fail(self, frame: frames.Failed) -> None:
         error = refusal(frame)
@@ -194,16 +196,33 @@ class Worker(asyncio.Protocol):
         return next(self._ids)
 
     def send(self, frame: frames.ToWorker) -> None:
-        """Write a frame. Raises: BadRequest when it is too large for one."""
-        assert self._transport is not None
+        """Write a frame at the end of this turn of the loop, with all others of the turn: when a
+        batch is answered its callers all ask again, and the worker wakes once for them.
+
+        Raises: BadRequest when it is too large for one, WorkerCrashed (it has gone).
+        """
+        if self.gone.is_set():
+            raise WorkerCrashed("the model's worker has died", retry_after=1.0)
         try:
-            self._transport.write(frames.encode(frame))
+            data = frames.encode(frame)
         except frames.FrameError as error:
             raise BadRequest(f"the request is too large for the model: {error}") from None
+        self._outgoing.append(data)
+        if len(self._outgoing) == 1:
+            asyncio.get_running_loop().call_soon(self._flush)
 
-    async def stream(self, request: frames.Generate) -> AsyncGenerator[Delta | Finished, None]:
-        """Send and follow a generation; leaving early cancels it."""
-        stream = TextStream()
+    def _flush(self) -> None:
+        assert self._transport is not None
+        outgoing, self._outgoing = self._outgoing, []
+        if not self._transport.is_closing():
+            self._transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
+
+    async def stream(
+        self, request: frames.Generate, call_id: Callable[[], str]
+    ) -> AsyncGenerator[Delta | Finished, None]:
+        """Send and follow a generation; leaving early cancels it. `call_id` names tool calls."""
+        offered = {tool.name for tool in request.tools}
+        stream = TextStream(call_id, request.sampling.max_tokens, offered)
         self._streams[request.id] = stream
         try:
             self.send(request)
@@ -214,7 +233,7 @@ class Worker(asyncio.Protocol):
             if not stream.ended:
                 self._cancel(request.id)
 
-    async def ask(self, request: frames.Infer | frames.Embed) -> Answer:
+    async def ask(self, request: frames.Infer | frames.Embed | frames.Rerank) -> Answer:
         """Send a request of one answer and wait; being cancelled cancels it."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._answers[request.id] = answer
@@ -226,11 +245,37 @@ class Worker(asyncio.Protocol):
             if answer.cancelled():
                 self._cancel(request.id)
 
+    async def quiet(self) -> bool:
+        """Wait until the process has let go of what was given up, for `QUIET` seconds at most, so
+        that what runs next is alone indeed. Returns whether the process lives."""
+        if self.suspects.lingering:
+            with contextlib.suppress(TimeoutError, WorkerCrashed):
+                async with asyncio.timeout(QUIET):
+                    while await self._active():  # noqa: ASYNC110 - the process has to be asked
+                        await asyncio.sleep(LOOK)
+                    self.suspects.acquit()
+        return not self.gone.is_set()
+
+    async def _active(self) -> int:
+        """Requests that the process holds now; 0 also when it has died. Raises: WorkerCrashed."""
+        nonce = next(self._nonces)
+        look: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._looks[nonce] = look
+        try:
+            self.send(frames.Ping(nonce))
+            return await look
+        finally:
+            del self._looks[nonce]
+
     def _cancel(self, request: int) -> None:
         if not self.gone.is_set():
             self.send(frames.Cancel(request))
 
     # --- the end -------------------------------------------------------------------------
+
+    def limit_data(self, size: int) -> None:
+        """Bound its private memory, bytes; see `Body.limit_data`."""
+        self.body.limit_data(size)
 
     async def drain_stderr(self) -> None:
         """Follow what the process prints, until it prints no more."""
@@ -267,7 +312,7 @@ class Worker(asyncio.Protocol):
         """Why the load did not succeed: its own words, or how it ended and its last line."""
         if self._refused_load is not None:
             return self._refused_load
-        last = self.body.last_line()
+        last = believed.note(self.body.last_line())
         return f"the worker {ended} while loading it{': ' + last if last else ''}"
 
 
@@ -276,8 +321,10 @@ def refusal(frame: frames.Failed) -> AgentError:
     match frame.code:
         case "context_length_exceeded":
             return TooManyTokens(frame.message)
+        case "deadline_exceeded":
+            return DeadlineExceeded(frame.message)
         case "overloaded":
-            return Overloaded(frame.message, retry_after=frame.retry_after)
+            return Overloaded(frame.message, retry_after=believed.wait(frame.retry_after))
         case "model_not_found":
             return UnknownModel(frame.message)
         case "invalid_value" | "output_invalid":

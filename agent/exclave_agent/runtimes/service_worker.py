@@ -1,7 +1,8 @@
 """The worker as a service: systemd starts one for each connection to exclave-worker.socket.
 
-The connection is descriptor 3. The first byte on it carries the open model file; no other file
-of the agent's can be seen from here. After that it is the worker that it always is.
+The connection is descriptor 3. The first byte on it carries the open model file and those of its
+adapters; no other file of the agent's can be seen from here. After that it is the worker that
+it always is.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import threading
 
 from exclave_agent.runtimes.births import HANDED_OVER
+from exclave_agent.runtimes.frames import MAX_ADAPTERS
 from exclave_agent.runtimes.isolate import isolate
 from exclave_agent.runtimes.worker import Connection, prepare, serve
 from exclave_service.sd import Manager, NotifyError
@@ -28,7 +30,7 @@ def main() -> None:
     if len(connections) != 1:
         sys.exit("exclave-worker is started by exclave-worker.socket, and by nobody else")
     sock = socket.socket(fileno=connections[0])
-    model = receive_model(sock)
+    model, *adapters = receive_files(sock)
     # "Ready" means that frames are read: how the load goes, the agent hears on the socket.
     manager.ready("loading a model")
     prepare()
@@ -36,7 +38,7 @@ def main() -> None:
     status = serve(
         Connection(sock),
         walls,
-        model=f"/proc/self/fd/{model}",
+        files=[f"/proc/self/fd/{fd}" for fd in (model, *adapters)],
         # A thread has the walls that stood at its birth.
         walled=lambda: _keep_alive(manager),
         loaded=lambda: manager.status("serving a model"),
@@ -44,19 +46,20 @@ def main() -> None:
     os._exit(status)
 
 
-def receive_model(sock: socket.socket) -> int:
-    """The model's descriptor. Raises: SystemExit, the peer does not speak as the agent does."""
+def receive_files(sock: socket.socket) -> list[int]:
+    """Descriptors of the model and of its adapters. Raises: SystemExit, the peer does not speak
+    as the agent does."""
     sock.settimeout(FIRST_BYTE_SECONDS)
     try:
-        data, descriptors, _, _ = socket.recv_fds(sock, 1, 1)
+        data, descriptors, flags, _ = socket.recv_fds(sock, 1, 1 + MAX_ADAPTERS)
     except OSError as error:
         raise SystemExit(f"no model was handed over: {error}") from None
-    if data != HANDED_OVER or len(descriptors) != 1:
+    if data != HANDED_OVER or not descriptors or flags & socket.MSG_CTRUNC:
         for each in descriptors:
             os.close(each)
-        raise SystemExit("the first byte does not carry one open file")
+        raise SystemExit("the first byte does not carry the open files of a model")
     sock.settimeout(None)
-    return descriptors[0]
+    return descriptors
 
 
 def _keep_alive(manager: Manager) -> None:

@@ -5,14 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 
 from exclave_agent.errors import ModelLoadFailed
-from exclave_agent.ports import Clock, ModelInfo, ModelSpec, Rng
+from exclave_agent.ports import Clock, MemoryPlan, ModelSpec, Rng
+from exclave_agent.runtimes.attempts import Attempts
 from exclave_agent.runtimes.births import Birth, child
-from exclave_agent.runtimes.models import LoadedModels, describe
-from exclave_agent.runtimes.restart import Crash, KeptModel, Key, Timings
+from exclave_agent.runtimes.kept import KeptModel
+from exclave_agent.runtimes.means import Means
+from exclave_agent.runtimes.memory_keeper import Keeper, MemorySettings
+from exclave_agent.runtimes.memory_machine import LinuxMachine, Machine
+from exclave_agent.runtimes.memory_plan import memory_plan
+from exclave_agent.runtimes.models import LoadedModels, Local, RemoteModel, RemoteRuntime, describe
+from exclave_agent.runtimes.placement import Key, Wanted, arrange
+from exclave_agent.runtimes.quarantine import Culprit, Quarantine
+from exclave_agent.runtimes.restart import Crash, Timings
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +38,36 @@ class Supervisor:
         rng: Rng,
         timings: Timings | None = None,
         on_crash: Callable[[Crash], None] | None = None,
+        on_quarantine: Callable[[Culprit], Awaitable[None]] | None = None,
         birth: Birth = child,
+        memory: MemorySettings | None = None,
+        machine: Machine | None = None,
+        remote: RemoteRuntime | None = None,
     ) -> None:
-        """`birth` starts workers: as children of this process, unless told otherwise."""
-        self._clock = clock
-        self._rng = rng
+        """`birth` starts workers: as children of this process, unless told otherwise.
+
+        `on_quarantine` runs in a task of this supervisor's and MUST NOT raise.
+        """
         self._timings = timings or Timings()
+        self._rng = rng
         self._on_crash = on_crash
-        self._birth = birth
+        self._on_quarantine = on_quarantine
+        self._remote = remote
+        self._keeper = Keeper(
+            memory or MemorySettings(), machine or LinuxMachine(in_our_cgroup=birth is child)
+        )
+        quarantine = Quarantine(rng.token(32), clock)
+        self._means = Means(
+            clock,
+            rng,
+            self._timings,
+            self._crashed,
+            birth,
+            self._keeper,
+            quarantine,
+            self._caught,
+        )
+        self._attempts = Attempts(quarantine, clock, self._call_id)
         self._models: dict[Key, KeptModel] = {}
         self._sets: list[LoadedModels] = []
         self._group = asyncio.TaskGroup()
@@ -68,23 +98,42 @@ class Supervisor:
         await self._group.__aexit__(None, None, None)
 
     async def load(self, specs: Sequence[ModelSpec]) -> LoadedModels:
-        """See `ports.Runtimes.load`."""
-        held: dict[str, KeptModel] = {}
-        infos: dict[str, ModelInfo] = {}
+        """See `ports.Runtimes.load`. Every model is loaded once, to prove that it can be; those
+        that do not fit together one after another, those to be kept warm last."""
+        wanted, remote_specs = arrange(specs)
+        held: list[tuple[Wanted, KeptModel]] = []
+        local: dict[str, Local] = {}
+        remote: dict[str, RemoteModel] = {}
         try:
-            for spec in specs:
-                if spec.name in held:
-                    raise ModelLoadFailed(f"model {spec.name}: named twice in one release")
-                held[spec.name] = self._hold(spec)
-            for spec in specs:
-                infos[spec.name] = describe(spec, await held[spec.name].ready(spec.name))
+            for spec in remote_specs:
+                remote[spec.name] = self._open(spec)
+            for warm in (False, True):
+                now = [(one, self._hold(one)) for one in wanted if one.keep_warm is warm]
+                held += now
+                for one, model in now:
+                    loaded = await model.ready(one.spec.name)
+                    for served in one.names:
+                        info = describe(served, loaded)
+                        local[served.spec.name] = Local(served, model, info)
         except BaseException:
-            for model in held.values():
-                self._let_go(model)
+            for one, model in held:
+                self._let_go(model, warm=one.keep_warm)
+            for opened in remote.values():
+                await opened.close()
             raise
-        models = LoadedModels(held, infos, self._seed, self._release)
+        models = LoadedModels(
+            {spec.name: local[spec.name] for spec in specs if spec.name in local},
+            remote,
+            self._attempts,
+            self._seed,
+            lambda closed: self._release(closed, held),
+        )
         self._sets.append(models)
         return models
+
+    def plan(self) -> MemoryPlan:
+        """What the models may take of memory, and take."""
+        return memory_plan(self._keeper, self._sets)
 
     def workers(self) -> Mapping[str, int]:
         """Process ids of the workers that are up and our children, by their model's digest."""
@@ -97,30 +146,43 @@ class Supervisor:
     def _seed(self) -> int:
         return int.from_bytes(self._rng.token(4), "big")
 
-    def _release(self, models: LoadedModels) -> None:
+    def _call_id(self) -> str:
+        """The name of a tool call, as OpenAI's look."""
+        return f"call_{self._rng.token(12).hex()}"
+
+    def _open(self, spec: ModelSpec) -> RemoteModel:
+        if self._remote is None:
+            raise ModelLoadFailed(f"model {spec.name}: this agent has no remote runtime")
+        return self._remote.open(spec)
+
+    def _release(self, models: LoadedModels, held: Sequence[tuple[Wanted, KeptModel]]) -> None:
         """A set is closed: workers that no other set holds go."""
         self._sets.remove(models)
-        for model in models.held.values():
-            self._let_go(model)
+        for wanted, model in held:
+            self._let_go(model, warm=wanted.keep_warm)
 
-    def _hold(self, spec: ModelSpec) -> KeptModel:
-        key = (spec.runtime, spec.sha256, tuple(sorted(spec.parameters.items())))
-        model = self._models.get(key)
-        if model is None or model.over:
-            model = KeptModel(
-                key, spec, self._clock, self._rng, self._timings, self._crashed, self._birth
-            )
-            self._models[key] = model
-            self._group.create_task(model.run(self._group), name=f"model {spec.name}")
+    def _hold(self, wanted: Wanted) -> KeptModel:
+        model = self._models.get(wanted.key)
+        if model is None or model.stopping:
+            model = KeptModel(wanted, self._means)
+            self._models[wanted.key] = model
+            self._group.create_task(model.run(self._group), name=f"model {wanted.spec.name}")
         model.holders += 1
+        model.warm_holders += wanted.keep_warm
         return model
 
-    def _let_go(self, model: KeptModel) -> None:
+    def _let_go(self, model: KeptModel, *, warm: bool) -> None:
         model.holders -= 1
+        model.warm_holders -= warm
         if model.holders == 0:
             model.stop()
             if self._models.get(model.key) is model:
                 del self._models[model.key]
+
+    def _caught(self, culprit: Culprit) -> None:
+        log.warning("a request killed the worker of model %s twice: quarantined", culprit.model)
+        if self._on_quarantine is not None:
+            self._group.create_task(_told(self._on_quarantine(culprit)), name="quarantine")
 
     def _crashed(self, crash: Crash) -> None:
         self.crashes += 1
@@ -133,3 +195,8 @@ class Supervisor:
         )
         if self._on_crash is not None:
             self._on_crash(crash)
+
+
+async def _told(telling: Awaitable[None]) -> None:
+    """As a coroutine, which a task needs."""
+    await telling

@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
+from exclave_agent.runtimes import frames
+
 
 class StopFilter:
     """Holds back what may yet turn out to be half a character or the start of a stop string.
@@ -14,6 +16,7 @@ class StopFilter:
     """
 
     __slots__ = ("_decoder", "_held", "_stops", "stopped")
+    plain = True
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -21,9 +24,12 @@ class StopFilter:
         self._held = ""
         self.stopped = False
 
-    def feed(self, piece: bytes) -> str:
+    def feed(self, piece: bytes, logprob: frames.LogprobFrame | None = None) -> str:
         """Text that is now certain; empty while it hangs on what comes next."""
-        text = self._decoder.decode(piece)
+        return self.take(self._decoder.decode(piece))
+
+    def take(self, text: str) -> str:
+        """As `feed`, for text that has been decoded already."""
         if not self._stops:
             return text
         if self.stopped:
@@ -42,6 +48,14 @@ class StopFilter:
         """What was held back, once no more tokens come. An unfinished character is dropped."""
         held, self._held = self._held, ""
         return held
+
+    def extras(self) -> tuple[list[frames.LogprobFrame], list[frames.ToolCallFrame]]:
+        """See `engine.Output`."""
+        return [], []
+
+    def reason(self, natural: str) -> str:
+        """See `engine.Output`."""
+        return natural
 
     def _undecided(self, text: str) -> int:
         """Length of the longest tail of `text` that begins some stop string."""

@@ -9,13 +9,14 @@ The process ends with its parent, on `Shutdown`, and when the engine fails.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import os
 import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -47,6 +48,9 @@ ENVIRONMENT = {
     "GGML_NO_BACKTRACE": "1",
 }
 
+OOM_SCORE = "500"
+"""As the packaged unit has it (exclave-worker@.service)."""
+
 _stderr = 2
 """Where our own reports go; moved by `_silence`."""
 
@@ -59,9 +63,10 @@ class Connection:
         self._splitter = frames.Splitter()
         self._lock = threading.Lock()
 
-    def send(self, frame: frames.ToAgent) -> None:
-        """Blocks while the agent does not read, which bounds what is ahead of it."""
-        data = frames.encode(frame)
+    def send(self, *sent: frames.ToAgent) -> None:
+        """All of them in one write: the agent is woken once. Blocks while the agent does not
+        read, which bounds what is ahead of it."""
+        data = frames.encode(sent[0]) if len(sent) == 1 else b"".join(map(frames.encode, sent))
         with self._lock:
             self._socket.sendall(data)
 
@@ -86,7 +91,12 @@ def main(arguments: list[str]) -> int:
 
 
 def prepare() -> None:
-    """Set the process up before any engine is imported: threads, telemetry, discreet reports."""
+    """Set the process up before any engine is imported: threads, telemetry, discreet reports, and
+    that the kernel, should the machine run out of memory, ends this process and not the agent."""
+    # Before the walls: an undumpable process's files in /proc are root's. Where the service
+    # manager has set a higher value already, lowering it is refused.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE, encoding="ascii")
     os.environ.update(ENVIRONMENT)
     os.environ["OMP_NUM_THREADS"] = str(physical_cores())
     sys.excepthook = _report
@@ -97,22 +107,25 @@ def serve(
     connection: Connection,
     walls: tuple[str, ...],
     *,
-    model: str | None = None,
+    files: Sequence[str] | None = None,
     walled: Callable[[], None] = lambda: None,
     loaded: Callable[[], None] = lambda: None,
 ) -> int:
     """Load, then serve until the agent closes; returns the exit status.
 
-    `model` is where this process finds the file, if not at the path that the agent knows;
-    `walled` is called when all walls stand and nothing is loaded yet, `loaded` when it is.
+    `files` is where this process finds the model and its adapters, if not at the paths that the
+    agent knows; `walled` is called when all walls stand and nothing is loaded yet, `loaded` when
+    it is.
     """
     incoming = connection.receive()
     load = next(incoming, None)
     if not isinstance(load, frames.Load):
         return EXIT_ENGINE
-    if model is not None:
-        load = msgspec.structs.replace(load, path=model)
-    if confine(Path(load.path)):
+    if files is not None:
+        if len(files) != 1 + len(load.adapters):
+            return EXIT_ENGINE
+        load = _found_at(load, files)
+    if confine(Path(load.path), *(Path(one.path) for one in load.adapters)):
         walls = (*walls, "landlock")
     walled()
     try:
@@ -130,6 +143,9 @@ def serve(
             # Asked now, with the engine loaded: nothing it did brought a network back.
             network="shared" if has_network() else "none",
             isolation=list(walls),
+            degraded=host.degraded,
+            ram_bytes=host.ram_bytes,
+            vram_bytes=host.vram_bytes,
         )
     )
     loaded()
@@ -141,10 +157,23 @@ def serve(
     return 0
 
 
+def _found_at(load: frames.Load, files: Sequence[str]) -> frames.Load:
+    """The same load with other paths."""
+    model, *adapters = files
+    return msgspec.structs.replace(
+        load,
+        path=model,
+        adapters=[
+            msgspec.structs.replace(one, path=path)
+            for one, path in zip(load.adapters, adapters, strict=True)
+        ],
+    )
+
+
 def _read(incoming: Iterator[frames.ToWorker], host: Host, connection: Connection) -> None:
     """Handle frames until the agent closes, then end the process."""
     for frame in incoming:
-        if isinstance(frame, frames.Generate | frames.Infer | frames.Embed):
+        if isinstance(frame, frames.Generate | frames.Infer | frames.Embed | frames.Rerank):
             try:
                 host.submit(frame)
             except Refused as refusal:
@@ -153,7 +182,7 @@ def _read(incoming: Iterator[frames.ToWorker], host: Host, connection: Connectio
             host.cancel(frame.id)
         elif isinstance(frame, frames.Ping):
             steps, active = host.progress()
-            connection.send(frames.Pong(frame.nonce, steps, active))
+            connection.send(frames.Pong(frame.nonce, steps, active, host.stats()))
         elif isinstance(frame, frames.Shutdown):
             break
         else:

@@ -17,12 +17,15 @@ from exclave_agent.errors import StorageError
 from exclave_agent.ports import Rng
 from exclave_protocol.note import VerifyKey
 
+from .completions import SqliteCompletions
 from .connect import check_pages, open_reader, open_writer, storage_error
 from .keys import SqliteKeyRing
 from .leaves import LeafDatabase, LeafReader, LeafTail
+from .ledger import SqliteLedger
 from .lock import HomeLock
 from .migrations import ensure, state, vault
 from .pool import ReadPool
+from .referrals import SqliteReferrals
 from .sqlite import Writer
 from .state import SqliteStateStore
 from .vault import MasterKey, VaultReader, VaultWriter, check_master
@@ -108,6 +111,12 @@ class Storage:
         """The one writer of state.db."""
         self.state = SqliteStateStore(self.writer, self._pool)
         """Small named values."""
+        self.ledger = SqliteLedger(self.writer, self._pool)
+        """The budgets' sums."""
+        self.referrals = SqliteReferrals(self.writer, self._pool)
+        """Decisions that wait for a person."""
+        self.completions = SqliteCompletions(self.writer, self._pool, self._vault, master)
+        """Answers that are kept."""
 
     def open_log(self, origin: str, key: VerifyKey, *, epoch: int = 1) -> LeafDatabase:
         """Verify the log's tail and take it up.

@@ -16,6 +16,7 @@ from exclave_protocol.errors import ProofError
 from exclave_protocol.tree import node_hash
 
 from .connect import storage_error
+from .ledger import add as add_to_ledger
 from .migrations.state import SEQ_BITS
 from .sqlite import Writer
 from .vault import VaultReader, VaultWriter
@@ -57,7 +58,9 @@ class LeafTail:
         self._vault.ready({leaf.prepared.subject for leaf in sealed if leaf.prepared.disclosures})
 
     def single(self, sealed: Sequence[Sealed]) -> bool:
-        return len(sealed) <= MAX_ROWS and not any(leaf.nodes for leaf in sealed)
+        return len(sealed) <= MAX_ROWS and not any(
+            leaf.nodes or leaf.prepared.ledger for leaf in sealed
+        )
 
     def insert(self, connection: sqlite3.Connection, sealed: Sequence[Sealed]) -> None:
         rows: list[object] = []
@@ -84,6 +87,7 @@ class LeafTail:
                 code="log_forked",
             )
             raise self._frozen from None
+        add_to_ledger(connection, [one for leaf in sealed for one in leaf.prepared.ledger])
         nodes = [
             (self.chain.epoch, node.level, node.index, node.hash)
             for leaf in sealed

@@ -8,10 +8,11 @@ MUST be durable before anything is sealed under it.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -41,6 +42,7 @@ class MasterKey:
     def __init__(self, secret: bytes) -> None:
         self._aead = AESGCM(secret)
         self._tag_key = hmac.digest(secret, b"exclave vault subject tag v1", "sha256")
+        self._index_key = hmac.digest(secret, b"exclave completion index v1", "sha256")
 
     @classmethod
     def load(cls, path: Path) -> MasterKey:
@@ -98,6 +100,10 @@ class MasterKey:
     def tag(self, subject: str) -> bytes:
         """A subject's name as the vault stores it: useless without the key."""
         return hmac.digest(self._tag_key, subject.encode(), "sha256")
+
+    def index(self, digest: bytes) -> bytes:
+        """A digest as the index of kept answers stores it: no dictionary finds what it is of."""
+        return hmac.digest(self._index_key, digest, "sha256")
 
 
 def check_master(connection: sqlite3.Connection, master: MasterKey, rng: Rng) -> None:
@@ -191,6 +197,22 @@ class VaultWriter:
         nonce = self._rng.token(NONCE_BYTES)
         return number, nonce + aead.encrypt(nonce, values, _context(leaf_id, leaf.hash, tag))
 
+    def seal_value(self, subject: str, value: bytes, context: bytes) -> tuple[int, bytes]:
+        """Subject's number and a sealed value that is no leaf's; its subject's key is `ready`."""
+        number, tag, aead = self._keys[subject]
+        nonce = self._rng.token(NONCE_BYTES)
+        return number, nonce + aead.encrypt(nonce, value, context + tag)
+
+    def key_print(self, number: int) -> bytes | None:
+        """Tells one subject's key from another of the same number; None: it was destroyed.
+
+        Raises: sqlite3.Error.
+        """
+        row = self._connection.execute(
+            "SELECT wrapped FROM subject WHERE id = ?", (number,)
+        ).fetchone()
+        return None if row is None else hashlib.sha256(row[0]).digest()[:16]
+
 
 def unwrap(master: MasterKey, wrapped: bytes, tag: bytes) -> bytes:
     """A subject's key. Raises: StorageError "vault_damaged"."""
@@ -234,3 +256,32 @@ class VaultReader:
                 code="vault_damaged",
             ) from None
         return values.decode("ascii").split(_SEPARATOR)
+
+    def open_value(self, subject: int, sealed: bytes, context: bytes) -> bytes | None:
+        """A value of `VaultWriter.seal_value`; None when its key was destroyed, or when it does
+        not open: what it was made of is computed again, so nothing is lost.
+
+        Raises: StorageError.
+        """
+        return self.opener(subject)(sealed, context)
+
+    def opener(self, subject: int) -> Callable[[bytes, bytes], bytes | None]:
+        """As `open_value`, for many values of one subject: the key is looked up once."""
+        try:
+            row = self._connection.execute(
+                "SELECT tag, wrapped FROM subject WHERE id = ?", (subject,)
+            ).fetchone()
+        except sqlite3.Error as error:
+            raise storage_error(error, "read the vault") from error
+        if row is None:
+            return lambda sealed, context: None
+        tag, wrapped = row
+        aead = AESGCM(unwrap(self._master, wrapped, tag))
+
+        def opened(sealed: bytes, context: bytes) -> bytes | None:
+            try:
+                return aead.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], context + tag)
+            except (InvalidTag, ValueError):
+                return None
+
+        return opened

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from exclave_agent.ports import Decided
 from exclave_agent.telemetry.metrics import Metrics
 
 
@@ -21,33 +22,17 @@ class Tally:
         self.tokens_out = 0
         self.worker_crashes = 0
 
-    def decided(
-        self,
-        *,
-        action: str,
-        model: str,
-        outcome: str,
-        seconds: float,
-        tokens_in: int,
-        tokens_out: int,
-    ) -> None:
+    def decided(self, decided: Decided) -> None:
         """Count one decision. Everything that was neither answered nor denied is a failure."""
-        self._metrics.decided(
-            action=action,
-            model=model,
-            outcome=outcome,
-            seconds=seconds,
-            tokens_in=tokens_in,
-            tokens_out=tokens_out,
-        )
-        if outcome == "answered":
+        self._metrics.decided(decided)
+        if decided.outcome == "answered":
             self.answered += 1
-        elif outcome == "denied":
+        elif decided.outcome == "denied":
             self.denied += 1
         else:
             self.failed += 1
-        self.tokens_in += tokens_in
-        self.tokens_out += tokens_out
+        self.tokens_in += decided.tokens_in
+        self.tokens_out += decided.tokens_out
         self._changed()
 
     def crashed(self) -> None:

@@ -34,8 +34,9 @@ def release() -> None:
     "--model",
     "models",
     multiple=True,
-    metavar="NAME=PATH[,runtime=llama|onnx][,KEY=VALUE...]",
-    help="A model file and its parameters (n_ctx, n_parallel...); `keep`: those of the "
+    metavar="NAME=PATH[,runtime=llama|onnx|lora|remote][,KEY=VALUE...]",
+    help="A model file and its parameters (n_ctx, n_parallel...); a LoRA adapter with `base=`, the "
+    "model that it adapts; an endpoint document with `runtime=remote`. `keep`: those of the "
     "newest release.",
 )
 @click.option(

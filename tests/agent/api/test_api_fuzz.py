@@ -23,7 +23,11 @@ JSON = st.recursive(
 )
 MESSAGES = st.lists(
     st.fixed_dictionaries(
-        {"role": st.sampled_from(["user", "system", "tool"]), "content": st.text() | JSON}
+        {
+            "role": st.sampled_from(["user", "system", "tool", "assistant"]),
+            "content": st.text() | JSON,
+        },
+        optional={"tool_calls": JSON, "tool_call_id": st.text(max_size=2), "name": JSON},
     ),
     max_size=3,
 )
@@ -40,8 +44,27 @@ CHAT_FIELDS = {
     "stream_options": st.fixed_dictionaries({"include_usage": st.booleans()}) | JSON,
     "user": st.text(max_size=5) | JSON,
     "metadata": st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2) | JSON,
-    "tools": JSON,
-    "logit_bias": JSON,
+    "tools": st.lists(
+        st.fixed_dictionaries(
+            {
+                "type": st.sampled_from(["function", "custom"]),
+                "function": st.fixed_dictionaries(
+                    {"name": st.text(max_size=3) | st.just("f")}, optional={"parameters": JSON}
+                ),
+            }
+        ),
+        max_size=2,
+    )
+    | JSON,
+    "tool_choice": st.sampled_from(["auto", "none", "required"]) | JSON,
+    "parallel_tool_calls": st.booleans(),
+    "logit_bias": st.dictionaries(st.integers(-1, 2**33).map(str), st.floats(-101, 101), max_size=3)
+    | JSON,
+    "logprobs": st.booleans(),
+    "top_logprobs": st.integers(-1, 21) | JSON,
+    "grammar": st.text(max_size=9),
+    "service_tier": st.sampled_from(["auto", "flex"]) | JSON,
+    "repeat_penalty": st.floats(-1, 3),
     "response_format": st.fixed_dictionaries(
         {
             "type": st.sampled_from(["text", "json_object", "json_schema"]),
@@ -78,7 +101,16 @@ EMBEDDINGS = st.fixed_dictionaries(
     {"model": st.just("small"), "input": JSON | st.lists(st.text(max_size=5), max_size=4)},
     optional={"encoding_format": st.sampled_from(["float", "base64", "x"]), "dimensions": JSON},
 )
+RERANKS = st.fixed_dictionaries(
+    {
+        "model": st.just("small"),
+        "query": st.text(max_size=4),
+        "documents": JSON | st.lists(st.text(max_size=4), max_size=4),
+    },
+    optional={"top_n": st.integers() | JSON, "return_documents": st.booleans()},
+)
 PATHS = {
+    "/v1/rerank": RERANKS,
     "/v1/chat/completions": CHATS,
     "/v1/completions": COMPLETIONS,
     "/v1/embeddings": EMBEDDINGS,
@@ -142,8 +174,11 @@ def test_any_binary_tensor_is_answered_or_refused(raw: bytes, head: int, size: i
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.binary(max_size=40))
-def test_any_key_and_label_are_refused(raw: bytes) -> None:
+@given(
+    st.binary(max_size=40),
+    st.sampled_from([b"data-class", b"priority", b"timeout-ms", b"workflow", b"run", b"cache"]),
+)
+def test_any_key_and_label_are_refused(raw: bytes, name: bytes) -> None:
     async def exchange() -> int:
         api = LocalApi()
         async with api.open(), api.client(key=None) as http:
@@ -151,7 +186,7 @@ def test_any_key_and_label_are_refused(raw: bytes) -> None:
             response = await http.post(
                 "/v1/chat/completions",
                 json={"model": "small", "messages": messages},
-                headers={b"authorization": b"Bearer exk_analyst", b"x-exclave-data-class": raw},
+                headers={b"authorization": b"Bearer exk_analyst", b"x-exclave-" + name: raw},
             )
             first = response.status_code
             response = await http.get("/v1/models", headers={b"authorization": b"Bearer " + raw})
@@ -159,4 +194,4 @@ def test_any_key_and_label_are_refused(raw: bytes) -> None:
             return first
 
     with asyncio.Runner() as runner:
-        assert runner.run(exchange()) in (200, 400)
+        assert runner.run(exchange()) in (200, 400, 504)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exclave_agent.api import tensors
+from exclave_agent.api.inference_v2 import read_request
 from exclave_agent.errors import BadRequest
 from exclave_agent.ports import Tensor, TensorInfo
 from exclave_testing.local_api import LocalApi
@@ -116,6 +117,15 @@ async def test_binary_tensors_in_and_out(http: httpx.AsyncClient) -> None:
         {"name": "y", "datatype": "FP32", "shape": [1, 4], "data": [2.0, 4.0, 6.0, 8.0]},
     ]  # fmt: skip
     assert struct.unpack("<f", response.content[size:]) == (10.0,)
+
+
+def test_binary_tensors_are_views_into_the_request() -> None:
+    raw = struct.pack("<4f", 1, 2, 3, 4)
+    content, headers = binary([x(shape=[1, 4], data=..., parameters={"binary_data_size": 16})], raw)
+    _, (tensor,) = read_request(content, headers["inference-header-content-length"].encode())
+    assert isinstance(tensor.data, memoryview)
+    assert tensor.data.obj is content
+    assert bytes(tensor.data) == raw
 
 
 BAD: list[tuple[dict[str, Any], str]] = [

@@ -15,6 +15,12 @@ from exclave_agent.ports import LeafDraft
 from exclave_testing.local_api import CAP, GUEST, LocalApi
 
 CHAT = "/v1/chat/completions"
+USAGE = {
+    "prompt_tokens": 2,
+    "completion_tokens": 3,
+    "total_tokens": 5,
+    "prompt_tokens_details": {"cached_tokens": 0},
+}
 
 
 @pytest.fixture
@@ -63,7 +69,7 @@ async def test_a_plain_chat(api: LocalApi, http: httpx.AsyncClient) -> None:
                 "finish_reason": "length",
             }
         ],
-        "usage": {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5},
+        "usage": USAGE,
     }
 
 
@@ -89,7 +95,7 @@ async def test_a_streamed_chat(http: httpx.AsyncClient) -> None:
     }
     assert all(each["usage"] is None for each in chunks)
     assert usage["choices"] == []
-    assert usage["usage"] == {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+    assert usage["usage"] == USAGE
 
 
 async def test_everything_that_is_understood_reaches_the_model(
@@ -211,6 +217,7 @@ async def test_embeddings_as_numbers_and_as_base64(http: httpx.AsyncClient) -> N
 async def test_models(http: httpx.AsyncClient) -> None:
     listed = (await http.get("/v1/models")).json()
     assert [each["id"] for each in listed["data"]] == ["small", "forbidden", "score"]
+    assert {each["owned_by"] for each in listed["data"]} == {"exclave"}
     one = await http.get("/v1/models/small")
     assert one.json() == {
         "id": "small",
@@ -228,17 +235,15 @@ BAD_CHATS: list[tuple[dict[str, Any], str | None]] = [
     ({"messages": []}, "messages"),
     ({"messages": "hi"}, "messages"),
     ({"messages": [{"content": "x"}]}, "messages[0].role"),
-    ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+    ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role"),
     ({"messages": [{"role": "user"}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content"),
-    ({"messages": [{"role": "user", "content": "x", "name": "bob"}]}, "messages[0].name"),
+    ({"messages": [{"role": "user", "content": "x", "name": "b b"}]}, "messages[0].name"),
     ({"messages": [{"role": "user", "content": "x", "mood": "y"}]}, "messages[0].mood"),
     (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
         "messages[0].content[0]",
     ),
-    ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]},
-     "messages[0].tool_calls"),
     ({"max_tokens": 0}, "max_tokens"),
     ({"max_tokens": -1}, "max_tokens"),
     ({"max_tokens": 1.5}, "max_tokens"),
@@ -257,11 +262,19 @@ BAD_CHATS: list[tuple[dict[str, Any], str | None]] = [
     ({"stop": "x" * 257}, "stop"),
     ({"n": 2}, "n"),
     ({"n": True}, "n"),
-    ({"tools": [{"type": "function"}]}, "tools"),
-    ({"tool_choice": "required"}, "tool_choice"),
     ({"functions": [{}]}, "functions"),
-    ({"logit_bias": {"1": 1}}, "logit_bias"),
-    ({"logprobs": True}, "logprobs"),
+    ({"logit_bias": {"one": 1}}, "logit_bias"),
+    ({"logit_bias": {"01": 1}}, "logit_bias"),
+    ({"logit_bias": {"2147483648": 1}}, "logit_bias"),
+    ({"logit_bias": {"1": 101}}, "logit_bias[...]"),
+    ({"logprobs": 1}, "logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"top_logprobs": 1}, "top_logprobs"),
+    ({"repeat_penalty": 0}, "repeat_penalty"),
+    ({"service_tier": "slow"}, "service_tier"),
+    ({"grammar": ""}, "grammar"),
+    ({"grammar": "x" * 65_537}, "grammar"),
+    ({"grammar": "start: \"a\"", "response_format": {"type": "json_object"}}, "grammar"),
     ({"modalities": ["text", "audio"]}, "modalities"),
     ({"reasoning_effort": "high"}, "reasoning_effort"),
     ({"stream_options": {"include_usage": True}}, "stream_options"),
@@ -299,7 +312,8 @@ async def test_a_bad_chat_is_refused_by_name(
         ("/v1/completions", {"model": "small", "prompt": [1, 2]}, "prompt"),
         ("/v1/completions", {"model": "small", "prompt": []}, "prompt"),
         ("/v1/completions", {"model": "small", "prompt": "a", "echo": True}, "echo"),
-        ("/v1/completions", {"model": "small", "prompt": "a", "logprobs": 0}, "logprobs"),
+        ("/v1/completions", {"model": "small", "prompt": "a", "logprobs": 6}, "logprobs"),
+        ("/v1/completions", {"model": "small", "prompt": "a", "logprobs": True}, "logprobs"),
         ("/v1/completions", {"model": "small", "prompt": "a", "best_of": 2}, "best_of"),
         ("/v1/completions", {"model": "small", "prompt": "a", "suffix": "z"}, "suffix"),
         ("/v1/embeddings", {"model": "small", "input": []}, "input"),
@@ -328,8 +342,17 @@ async def test_other_bad_bodies(
         (b'{"model":"\xff"}', "invalid_utf8"),
         (b'{"model":"\\ud800"}', "invalid_json"),
         (b"[" * 100_000, "invalid_type"),
-        (b'{"tools":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "invalid_json"),
-        (b'{"tools":' * 100_000, "invalid_json"),
+        (b'{"audio":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "invalid_json"),
+        (b'{"audio":' * 100_000, "invalid_json"),
+        (b'{"prediction":' * 100_000, "invalid_json"),
+        (b'{"tools":' + b"[" * 100_000, "invalid_type"),
+        (b'{"temperature":NaN}', "invalid_json"),
+        (b'{"temperature":-Infinity}', "invalid_json"),
+        (b'{"temperature":1e999}', "invalid_value"),
+        (b'{"max_tokens":' + b"9" * 5000 + b"}", "invalid_value"),
+        (b'{"model":"\x00"}', "invalid_json"),
+        (b"\xef\xbb\xbf{}", "invalid_json"),
+        ('{"model":"small"}'.encode("utf-16"), "invalid_json"),
         (b'{"response_format":{"type":"json_schema","json_schema":{"name":"n","schema":"\xff"}},'
          b'"model":"small","messages":[{"role":"user","content":"x"}]}', "invalid_utf8"),
     ],

@@ -95,6 +95,8 @@ async def test_an_answer_has_an_intent_then_a_result(api: LocalApi) -> None:
         "action": "chat",
         "actor": {"key": "11111111", "roles": ["analyst"]},
         "model": {"name": "small", "digest": "5" * 64, "runtime": "llama"},
+        "route": None,
+        "targets": [{"name": "small", "digest": "5" * 64, "runtime": "llama"}],
         "policy": {"digest": "b" * 64, "rule": "analysts"},
         "release": {"digest": "a" * 64, "version": "7"},
         "data_class": "",
@@ -107,10 +109,15 @@ async def test_an_answer_has_an_intent_then_a_result(api: LocalApi) -> None:
             "min_p": "0.0",
             "frequency_penalty": "0.0",
             "presence_penalty": "0.0",
+            "repeat_penalty": "1.0",
             "seed": "-5",
+            "biases": 0,
             "stops": 1,
             "schema": False,
+            "grammar": False,
+            "tools": 0,
             "stream": True,
+            "priority": "interactive",
         },
     }
     assert result.body == {
@@ -124,6 +131,12 @@ async def test_an_answer_has_an_intent_then_a_result(api: LocalApi) -> None:
         "tokens_out": 4,
         "latency_us": 0,
         "first_us": 0,
+        "model": {"name": "small", "digest": "5" * 64, "runtime": "llama"},
+        "attempts": [{"model": "small", "outcome": "answered", "us": 0}],
+        "degraded": "",
+        "cache": "",
+        "cached_tokens": 0,
+        "cost": None,
     }
     assert private(api.log, 0) == {
         "prompt": [{"role": "user", "content": SECRET}],

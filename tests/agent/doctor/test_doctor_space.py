@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,35 @@ async def test_memory_for_all_models(tmp_path: Path, length: int, result: str) -
     who = await _with_model(tmp_path, length)  # 12 of 16 GB are available
     (check,) = space.memory(who.site())
     assert check.result == result
+
+
+async def test_models_that_do_not_fit_together_are_loaded_by_turns(tmp_path: Path) -> None:
+    who = patient(tmp_path / "home")
+    two = [model(name, name.encode(), length=10 * GB) for name in ("a", "b")]
+    await release(who.home, *two)
+    (check,) = space.memory(who.site())
+    assert check.result == "warn"
+    assert "by turns" in check.detail
+
+
+@pytest.mark.parametrize(
+    ("mib", "result"), [(0, None), (12_000, None), (4_000, "fail"), (99_000, "warn")]
+)
+async def test_a_budget_below_the_largest_model_or_above_the_machine(
+    tmp_path: Path, mib: int, result: str | None
+) -> None:
+    who = await _with_model(tmp_path, 10 * GB)
+    site = replace(who.site(), settings=replace(who.site().settings, ram_budget_mib=mib))
+    assert said(list(space.memory(site))).get("memory budget") == result
+
+
+async def test_parameters_of_the_agents_own_do_not_hide_the_engines(tmp_path: Path) -> None:
+    who = patient(tmp_path / "home")
+    plain = model("m", b"x", runtime="llama", n_ctx=1024)
+    warm = model("m", b"x", runtime="llama", n_ctx=1024, keep_warm=True, price_currency="EUR")
+    assert space.model_need(who.site(), plain) == space.model_need(who.site(), warm)
+    assert space.model_need(who.site(), model("far", b"x", runtime="remote")) == 0
+    assert space.model_need(who.site(), model("soft", b"xyz", runtime="lora")) == 3
 
 
 async def test_what_is_loaded_is_not_asked_for_twice(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,12 @@ from exclave_agent.releases.crashes import CrashLoop, CrashWatch
 from exclave_agent.releases.report import Desired, Observed, Phase
 from exclave_agent.releases.watch import ReleaseManager
 from exclave_agent.slots import Latest
+from exclave_policy.pack import Pack, encode
 from exclave_protocol.release import release_path
 from exclave_testing.audit import FakeAuditLog
 from exclave_testing.clock import FakeClock, SeededRng
+from exclave_testing.policies import allow, document
+from exclave_testing.routing import route_text
 from exclave_testing.runtimes import FakeModelSet, FakeRuntimes
 from exclave_testing.storage import FakeStateStore
 from exclave_testing.tuf_repo import TufRepo, assign, policy_pack
@@ -234,6 +238,55 @@ async def test_model_that_does_not_load_keeps_the_last_good_release(world: World
     assert world.answering() == 1
     assert world.leaves() == ["POLICY_CHANGE", "MODEL_CHANGE"]
     await world.restart()
+    assert world.answering() == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "action", "message"),
+    [
+        ("best", "absent", "infer", "the release has no model absent"),
+        ("m", "m", "infer", "target 'm' is a route"),
+        ("m", "other", "infer", "route m has the name of a model"),
+        ("best", "m", "chat", "model m does not serve chat"),
+        ("best", "m", "infer", ""),
+    ],
+)
+async def test_routes_that_do_not_fit_the_models_keep_the_last_good_release(
+    world: World, name: str, target: str, action: str, message: str
+) -> None:
+    await world.want(world.repo.release(), 1)
+    files = {
+        "policy.yaml": json.dumps(document(allow("a"))),
+        "policy-routes.yaml": route_text(target, name=name, actions=[action]),
+    }
+    pack = encode(Pack("test", "2", files))
+    observed = await world.want(world.repo.release(models={"m": b"x"}, policy=pack), 2)
+    if not message:
+        assert world.answering() == 2
+        return
+    assert (observed.phase, observed.error_code) == (Phase.FAILED, "policy_invalid")
+    assert message in observed.error_message
+    assert world.answering() == 1
+
+
+@pytest.mark.parametrize("model", ["absent", "m"])
+async def test_a_cache_that_cannot_compare_questions_keeps_the_last_good_release(
+    world: World, model: str
+) -> None:
+    await world.want(world.repo.release(), 1)
+    similar = {"data_classes": [""], "threshold": "0.9", "embed_model": model}
+    spec = {"models": ["*"], "data_classes": [""], "ttl_seconds": 60, "semantic": similar}
+    head = {"apiVersion": "exclave.dev/v1", "kind": "Cache"}
+    files = {
+        "policy.yaml": json.dumps(document(allow("a"))),
+        "policy-cache.yaml": json.dumps(
+            head | {"metadata": {"name": "kept", "version": "1"}, "spec": spec}
+        ),
+    }
+    pack = encode(Pack("test", "2", files))
+    observed = await world.want(world.repo.release(models={"m": b"x"}, policy=pack), 2)
+    assert (observed.phase, observed.error_code) == (Phase.FAILED, "policy_invalid")
+    assert f"embed_model {model} is no model" in observed.error_message
     assert world.answering() == 1
 
 

@@ -145,17 +145,19 @@ def before_user(*messages: tuple[str, str], source: str = CHATML) -> str:
 def test_only_what_precedes_every_user_may_be_reused() -> None:
     system, user = ("system", "Be brief."), ("user", " the secret ")
     shared = "{BOS}{<|im_start|>}system\nBe brief.{<|im_end|>}\n{<|im_start|>}user\n"
-    # The space before the secret is the template's as far as anybody can tell.
-    assert before_user(system, user) == shared + " "
+    assert before_user(system, user) == shared
     assert before_user(system, ("user", "<|im_end|>x")) == shared
-    assert before_user(user, system) == "{BOS}{<|im_start|>}user\n "
+    assert before_user(user, system) == "{BOS}{<|im_start|>}user\n"
+    # Nobody's words follow whose they are not: nothing to keep apart, nothing to reuse.
     assert before_user(system) == ""
-    assert before_user(system, user, ("assistant", "")) == ""
-    assert before_user(("system", "the secret"), user) == "{BOS}{<|im_start|>}system\n"
+    assert before_user(system, user, ("assistant", "")) == shared
+    assert before_user(("system", "the secret"), user) == shared.replace("Be brief.", "the secret")
     backwards = "{% for m in messages | reverse %}{{ m.role }}:{{ m.content }};{% endfor %}"
     assert before_user(user, system, ("user", "more"), source=backwards) == "{BOS}user:"
     changed = "{% for m in messages %}{{ m.content | upper }}{% endfor %}"
-    assert before_user(system, user, source=changed) == ""
+    assert before_user(system, user, source=changed) == "{BOS}BE BRIEF."
+    asking = "{{ 'yes' if 'secret' in messages[-1].content else 'no' }}{{ messages[0].content }}"
+    assert before_user(system, user, source=asking) == ""
 
 
 def test_what_is_no_template_does_not_load() -> None:

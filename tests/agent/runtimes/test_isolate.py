@@ -122,6 +122,51 @@ os.abort()
     assert done.returncode == -signal.SIGABRT
 
 
+def test_beside_an_nvidia_driver_unix_sockets_reach_nobody(tmp_path: Path) -> None:
+    """CUDA makes a Unix socket and listens on it, or does not start."""
+    code = """
+import os, socket, sys
+from pathlib import Path
+from exclave_agent.runtimes import isolate, landlock
+isolate.NVIDIA = landlock.NVIDIA = Path("/dev/null")
+ours, theirs = socket.socketpair()
+assert "seccomp" in isolate.isolate(os.getppid())
+def refused(act, *arguments):
+    try:
+        act(*arguments)
+    except PermissionError:
+        return True
+    return False
+for family in (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK, socket.AF_VSOCK):
+    assert refused(socket.socket, family, socket.SOCK_DGRAM)
+made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+made.bind("\\0exclave-test-%d" % os.getpid())
+made.listen()
+assert refused(made.accept)
+for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+    outward = socket.socket(socket.AF_UNIX, kind)
+    assert refused(outward.connect, sys.argv[1])
+    assert refused(outward.sendto, b"x", sys.argv[1])
+    assert refused(outward.sendmsg, [b"x"], [], 0, sys.argv[1])
+ours.sendall(b"still ours")
+assert theirs.recv(64) == b"still ours"
+# And it gives its threads names, where Landlock stands.
+stands = landlock.confine(Path("/dev/null"))
+Path("/proc/self/task/%d/comm" % os.getpid()).write_text("named")
+assert not stands or refused(os.listdir, "/")
+"""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        path = str(tmp_path / "listener")
+        listener.bind(path)
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", code, path], capture_output=True, timeout=30
+        )
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.recv(64)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_process_whose_parent_has_gone_does_not_start() -> None:
     code = "from exclave_agent.runtimes.isolate import isolate; isolate(1234567890)"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, timeout=30)

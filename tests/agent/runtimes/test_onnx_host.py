@@ -34,22 +34,25 @@ TYPES = {
 class Served:
     """A host with its loop in a thread (which dies with the process, as the worker's does)."""
 
-    def __init__(self, path: Path, **parameters: int) -> None:
+    def __init__(self, path: Path, **parameters: int | bool) -> None:
         self.frames: list[frames.ToAgent] = []
+        self.writes: list[int] = []
+        """Frames of each write to the agent."""
         self._arrived = threading.Condition()
         self.host = OnnxHost(str(path), OnnxParameters(**parameters), 1, self._emit)
         self.runs: list[int] = []
         inner = self.host._run
 
-        def counted(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        def counted(arrays: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
             self.runs.append(len(next(iter(arrays.values()))))
-            return inner(arrays)
+            return inner(arrays, rows)
 
         self.host._run = counted  # type: ignore[method-assign]  # counts engine runs
 
-    def _emit(self, frame: frames.ToAgent) -> None:
+    def _emit(self, *sent: frames.ToAgent) -> None:
         with self._arrived:
-            self.frames.append(frame)
+            self.frames += sent
+            self.writes.append(len(sent))
             self._arrived.notify_all()
 
     def start(self) -> None:
@@ -163,6 +166,68 @@ def test_waiting_requests_run_as_one_batch_and_keep_their_rows(double: Path) -> 
     assert served.runs == [8]
     assert [totals(answers[request]) for request in range(1, 6)] == [[4.0 * n] for n in range(1, 6)]
     assert totals(answers[6]) == [40, 80, 120]
+
+
+def test_a_batch_is_answered_in_one_write_and_counted(double: Path) -> None:
+    served = Served(double, max_batch=8)
+    for request in range(1, 7):
+        served.host.submit(floats(request, request))
+    served.host.submit(floats(7, 7, 8))
+    served.host.submit(floats(8, 9))
+    assert served.host.progress() == (0, 8)
+    assert served.host.stats().waiting == 8
+    served.start()
+    served.wait(8)
+    assert served.writes == [7, 1]
+    stats = served.host.stats()
+    assert (served.host.progress()[0], stats.batch_tokens, stats.batch_sequences) == (2, 9, 8)
+    assert stats.busy_us > 0
+    assert stats.waiting == 0
+
+
+def test_requests_of_other_shapes_gather_for_themselves(tmp_path: Path) -> None:
+    kind = onnx.TensorProto.FLOAT
+    path = write_onnx(
+        tmp_path / "add.onnx",
+        [onnx.helper.make_node("Add", ["x", "x"], ["y"])],
+        {"x": (kind, ["n", "m"])},
+        {"y": (kind, ["n", "m"])},
+    )
+    served = Served(path, max_batch=8)
+    wide = frames.TensorFrame("x", "FP32", [1, 8], memoryview(bytes(32)))
+    for request in range(1, 9):
+        served.host.submit(
+            floats(request, request) if request % 2 else frames.Infer(request, [wide], [])
+        )
+    served.start()
+    answers = served.wait(8)
+    assert served.runs == [4, 4]
+    for request, answer in answers.items():
+        assert isinstance(answer, frames.InferResult)
+        assert answer.outputs[0].shape == ([1, 4] if request % 2 else [1, 8])
+
+
+def test_a_request_alone_is_run_from_its_own_bytes(double: Path) -> None:
+    served = Served(double, max_batch=1)
+    data = bytearray(np.ones(4, dtype="<f4").tobytes())
+    served.host.submit(
+        frames.Infer(1, [frames.TensorFrame("x", "FP32", [1, 4], memoryview(data))], ["total"])
+    )
+    # It waits as a view: what is written into the frame's bytes now is what the model sees.
+    data[:] = np.full(4, 5, dtype="<f4").tobytes()
+    served.start()
+    assert totals(served.wait(1)[1]) == [20]
+
+
+def test_a_gpu_that_was_counted_on_and_is_absent_is_reported(double: Path) -> None:
+    served = Served(double, expect_gpu=True)
+    if served.host.provider == "cuda":
+        assert served.host.degraded == ""
+        assert served.host.vram_bytes > 0
+    else:
+        assert "asks for a GPU" in served.host.degraded
+        assert served.host.ram_bytes >= double.stat().st_size
+    assert Served(double).host.degraded == ""
 
 
 def test_a_batch_never_exceeds_its_limit(double: Path) -> None:

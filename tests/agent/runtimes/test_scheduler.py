@@ -2,130 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
-
 import pytest
 
 from exclave_agent.runtimes import frames
-from exclave_agent.runtimes.engine import NO_TOKEN, EmbedJob, Refused, Running, Work
-from exclave_agent.runtimes.scheduler import Scheduler
+from exclave_agent.runtimes.engine import NO_TOKEN, Refused
+from exclave_agent.runtimes.jobs import EmbedJob
 from exclave_agent.runtimes.slots import GAP_STEPS
-from exclave_agent.runtimes.text import StopFilter
-
-END = 0
+from exclave_testing.fake_engine import END, Bench, FakeEngine
 
 
-class FakeSampler:
-    """Counts how often it was freed."""
-
-    def __init__(self) -> None:
-        self.closed = 0
-
-    def sample(self, context: object, index: int, logits: object) -> int:
-        raise AssertionError("only engines sample")
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-class FakeEngine:
-    """Answers every sequence with the letters a, b, c ... or what `next_token` says.
-
-    `between` runs before each step, in the loop's thread: there a test acts at a known moment.
-    """
-
-    def __init__(self, slots: int = 2, step_tokens: int = 16) -> None:
-        self.slots = slots
-        self.step_tokens = step_tokens
-        self.embed_texts = 2
-        self.embed_tokens = 8
-        self.moving_pays = True
-        self.plans: list[list[tuple[int, int, int, int]]] = []
-        self.forgotten: list[tuple[int, int]] = []
-        self.moves: list[tuple[int, int]] = []
-        self.embedded: list[int] = []
-        self.between: Callable[[int], None] = lambda step: None
-        self.next_token: Callable[[Running], int] = lambda running: ord("a") + running.used % 26
-
-    def decode(self, plan: Sequence[Work]) -> list[int]:
-        self.between(len(self.plans))
-        assert [work.slot for work in plan] == sorted(work.slot for work in plan)
-        assert sum(len(work.tokens) for work in plan) <= self.step_tokens
-        self.plans.append(
-            [(work.sequence.id, work.slot, work.position, len(work.tokens)) for work in plan]
-        )
-        return [self.next_token(work.sequence) for work in plan if work.sample]
-
-    def forget(self, slot: int, keep: int = 0) -> None:
-        self.forgotten.append((slot, keep))
-
-    def move(self, slot: int, to: int) -> None:
-        self.moves.append((slot, to))
-
-    def is_end(self, token: int) -> bool:
-        return token == END
-
-    def piece(self, token: int) -> bytes:
-        return bytes([token])
-
-    def embed(self, texts: Sequence[Sequence[int]]) -> list[bytes]:
-        self.embedded.append(len(texts))
-        return [bytes([len(text)]) for text in texts]
-
-
-class Bench:
-    """A scheduler and what came out of it; `run` stops when all requests have been answered."""
-
-    def __init__(self, engine: FakeEngine, max_queue: int = 8) -> None:
-        self.engine = engine
-        self.frames: list[frames.ToAgent] = []
-        self.texts: dict[int, str] = {}
-        self.ended: dict[int, frames.Ended] = {}
-        self.failed: dict[int, frames.Failed] = {}
-        self.samplers: dict[int, FakeSampler] = {}
-        self.scheduler = Scheduler(engine, self.emit, max_queue=max_queue)
-
-    def emit(self, frame: frames.ToAgent) -> None:
-        self.frames.append(frame)
-        if isinstance(frame, frames.Step):
-            for text in frame.texts:
-                self.texts[text.id] = self.texts.get(text.id, "") + text.text
-            self.ended |= {ended.id: ended for ended in frame.ended}
-        elif isinstance(frame, frames.Failed):
-            self.failed[frame.id] = frame
-
-    def submit(
-        self,
-        request: int,
-        prompt: int | Sequence[int] = 3,
-        max_tokens: int = 4,
-        stops: Sequence[str] = (),
-        shareable: int = 0,
-    ) -> None:
-        """`prompt`: its tokens, or how many."""
-        tokens = [9] * prompt if isinstance(prompt, int) else prompt
-        self.samplers[request] = sampler = FakeSampler()
-        self.scheduler.submit(
-            Running(request, tokens, max_tokens, sampler, StopFilter(stops), shareable)
-        )
-
-    def run(self) -> None:
-        former = self.engine.between
-
-        def watch(step: int) -> None:
-            former(step)
-            assert step < 500, "the scheduler does not come to an end"
-
-        self.engine.between = watch
-        thread = threading.Thread(target=self.scheduler.run)
-        thread.start()
-        deadline = threading.Event()
-        while self.scheduler.active and thread.is_alive():
-            deadline.wait(0.001)
-        self.scheduler.stop()
-        thread.join(10)
-        assert not thread.is_alive()
+def figures(bench: Bench, request: int) -> tuple[str, int, int]:
+    """Why it ended, tokens of its prompt, tokens of its answer."""
+    ended = bench.ended[request]
+    return ended.reason, ended.prompt_tokens, ended.completion_tokens
 
 
 def test_an_answer_ends_at_max_tokens() -> None:
@@ -133,7 +22,7 @@ def test_an_answer_ends_at_max_tokens() -> None:
     bench.submit(1, prompt=3, max_tokens=4)
     bench.run()
     assert bench.texts == {1: "abcd"}
-    assert bench.ended[1] == frames.Ended(1, "length", 3, 4)
+    assert figures(bench, 1) == ("length", 3, 4)
     assert bench.engine.forgotten[-1] == (0, 0)
     assert bench.samplers[1].closed == 1
 
@@ -145,7 +34,7 @@ def test_an_end_token_ends_it_and_is_not_counted() -> None:
     bench.submit(1, max_tokens=9)
     bench.run()
     assert bench.texts == {1: "xx"}
-    assert bench.ended[1] == frames.Ended(1, "stop", 3, 2)
+    assert figures(bench, 1) == ("stop", 3, 2)
 
 
 def test_a_stop_string_over_several_tokens() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,7 +14,8 @@ import pytest
 from exclave_agent.errors import ModelLoadFailed
 from exclave_agent.ports import ModelSpec
 from exclave_agent.runtimes import births
-from exclave_agent.runtimes.service_worker import receive_model
+from exclave_agent.runtimes.frames import MAX_ADAPTERS
+from exclave_agent.runtimes.service_worker import receive_files
 from exclave_agent.runtimes.supervisor import Supervisor
 from exclave_agent.system import SystemClock, SystemRng
 from exclave_testing.activation import WorkerSocket
@@ -87,21 +89,29 @@ async def test_a_socket_where_nobody_listens_is_named(tmp_path: Path, double: Mo
             await running.load([double])
 
 
-@pytest.mark.parametrize("case", ["nothing", "no descriptor", "two descriptors", "other byte"])
+@pytest.mark.parametrize("case", ["nothing", "no descriptor", "too many", "other byte"])
 def test_a_peer_that_is_no_agent_is_refused(case: str) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, open(os.devnull, "rb") as file:
         if case == "no descriptor":
             ours.send(births.HANDED_OVER)
-        elif case == "two descriptors":
-            socket.send_fds(ours, [births.HANDED_OVER], [file.fileno(), file.fileno()])
+        elif case == "too many":
+            socket.send_fds(ours, [births.HANDED_OVER], [file.fileno()] * (MAX_ADAPTERS + 2))
         elif case == "other byte":
             socket.send_fds(ours, [b"x"], [file.fileno()])
         else:
             ours.close()
-        if case == "two descriptors":
-            # The kernel cuts what does not fit: one arrives, and the message is marked as cut.
-            os.close(receive_model(theirs))
-            return
         with pytest.raises(SystemExit, match="first byte"):
-            receive_model(theirs)
+            receive_files(theirs)
+
+
+def test_adapters_come_with_their_model(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    paths = [tmp_path / name for name in ("model", "first", "second")]
+    for path in paths:
+        path.write_text(path.name)
+    with ours, theirs, contextlib.ExitStack() as stack:
+        files = [stack.enter_context(path.open("rb")) for path in paths]
+        socket.send_fds(ours, [births.HANDED_OVER], [file.fileno() for file in files])
+        received = [stack.enter_context(open(fd, "rb")) for fd in receive_files(theirs)]
+        assert [file.read() for file in received] == [b"model", b"first", b"second"]

@@ -18,7 +18,9 @@ import uvloop
 
 from exclave_agent.ports import ModelSpec
 from exclave_agent.runtimes.births import describe_exit, worker_environment
+from exclave_agent.runtimes.cpus import physical_cores
 from exclave_agent.runtimes.supervisor import Supervisor
+from exclave_agent.runtimes.worker import OOM_SCORE
 from exclave_agent.system import SystemClock, SystemRng
 from exclave_testing.models import double_and_total_onnx, sha256_of, smollm2_path
 from exclave_testing.workers import X, alive, load_smollm2, until
@@ -53,6 +55,37 @@ async def test_a_worker_has_no_network_no_secrets_and_the_file_mapped(
         targets = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
         assert sum(target.startswith("socket:") for target in targets) == 1
     await models.close()
+
+
+async def test_when_memory_runs_out_the_kernel_ends_it_first_and_it_has_a_limit(
+    supervisor: Supervisor, double: ModelSpec
+) -> None:
+    models = await supervisor.load([double])
+    (pid,) = supervisor.workers().values()
+    assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == OOM_SCORE
+    (line,) = (
+        line
+        for line in Path(f"/proc/{pid}/limits").read_text().splitlines()
+        if line.startswith("Max data size")
+    )
+    soft, hard, _ = line.removeprefix("Max data size").split()
+    assert soft == hard
+    (placed,) = supervisor.plan().models
+    assert placed.ram_bytes < int(soft) < placed.ram_bytes + (4 << 30)
+    await models.close()
+
+
+def test_threads_are_those_of_a_shared_machine() -> None:
+    script = """
+import os
+from exclave_agent.runtimes.worker import prepare
+prepare()
+print(*(os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")))
+"""
+    words = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=True, text=True
+    ).stdout.split()
+    assert words == ["passive", "1000", str(physical_cores())]
 
 
 def test_only_listed_variables_reach_a_worker() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from exclave_agent.storage.connect import (
     FileKind,
     check_header,
     check_version,
+    open_reader,
     open_writer,
     storage_error,
 )
@@ -25,10 +26,18 @@ Step = Callable[["Database"], None]
 
 
 def _steps(kind: FileKind) -> tuple[Step, ...]:
-    # sqlite-utils takes a quarter of a second to import: only when there is work for it.
     from . import state, vault
 
     return {state.KIND.name: state.STEPS, vault.KIND.name: vault.STEPS}[kind.name]
+
+
+def _additions(kind: FileKind) -> Mapping[str, Step]:
+    """Tables by name, and how they are made."""
+    from . import state, vault
+
+    additions: dict[str, Mapping[str, Step]]
+    additions = {state.KIND.name: state.ADDITIONS, vault.KIND.name: vault.ADDITIONS}
+    return additions[kind.name]
 
 
 def ensure(path: Path, kind: FileKind) -> None:
@@ -47,6 +56,29 @@ def ensure(path: Path, kind: FileKind) -> None:
             _apply(connection, kind, version)
         finally:
             connection.close()
+    if _missing(path, kind):
+        connection = open_writer(path)
+        try:
+            _add(connection, kind)
+        finally:
+            connection.close()
+
+
+def _missing(path: Path, kind: FileKind) -> bool:
+    """Whether the file lacks a table that was added without a new schema."""
+    wanted = _additions(kind)
+    if not wanted:
+        return False
+    try:
+        with contextlib.closing(open_reader(path)) as connection:
+            return not wanted.keys() <= _tables(connection)
+    except sqlite3.Error as error:
+        raise storage_error(error, f"open {kind.name}") from error
+
+
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    return {name for (name,) in rows}
 
 
 def _create(path: Path, kind: FileKind) -> None:
@@ -62,6 +94,7 @@ def _create(path: Path, kind: FileKind) -> None:
         connection.execute("PRAGMA synchronous = EXTRA")
         connection.execute(f"PRAGMA application_id = {kind.application_id}")
         _apply(connection, kind, 0)
+        _add(connection, kind)
         # WAL is a property of the file: set while the file is still private to us.
         connection.execute("PRAGMA journal_mode = WAL")
     except sqlite3.Error as error:
@@ -77,6 +110,7 @@ def _create(path: Path, kind: FileKind) -> None:
 
 def _apply(connection: sqlite3.Connection, kind: FileKind, version: int) -> None:
     """Every step in a transaction of its own, its version number with it."""
+    # It takes a quarter of a second to import: only when there is work for it.
     from sqlite_utils import Database
 
     database = Database(connection)
@@ -91,6 +125,24 @@ def _apply(connection: sqlite3.Connection, kind: FileKind, version: int) -> None
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise storage_error(error, f"bring {kind.name} to schema {number}") from error
+
+
+def _add(connection: sqlite3.Connection, kind: FileKind) -> None:
+    """Make the tables that are missing, in one transaction."""
+    from sqlite_utils import Database
+
+    database = Database(connection)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        there = _tables(connection)
+        for name, step in _additions(kind).items():
+            if name not in there:
+                step(database)
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise storage_error(error, f"add what is new to {kind.name}") from error
 
 
 def sync_directory(path: Path) -> None:

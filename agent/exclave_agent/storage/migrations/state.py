@@ -1,4 +1,5 @@
-"""Schema of state.db: the log with its sealed values, its tree, checkpoints, state, API keys."""
+"""Schema of state.db: the log with its sealed values, its tree, checkpoints, state; budgets' sums
+and kept answers."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ from exclave_agent.storage.connect import FileKind
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
+
+    from . import Step
 
 KIND = FileKind("state.db", 0x45584353, 1)  # "EXCS"
 
@@ -62,4 +65,51 @@ def _version_1(db: Database) -> None:
     )
 
 
+def _spent(db: Database) -> None:
+    db.table("spent").create(
+        {"account": str, "period": str, "tokens": int, "money": int},
+        pk=("account", "period"),
+        not_null={"tokens", "money"},
+        strict=True,
+    )
+
+
+def _completion(db: Database) -> None:
+    db.table("completion").create(
+        {
+            "id": int,
+            "key": bytes,
+            "scope": bytes,
+            "size": int,
+            "expires_ns": int,
+            "subject": int,
+            "key_print": bytes,
+            # Last, as in `leaf`.
+            "vector": bytes,
+            "sealed": bytes,
+        },
+        pk="id",
+        not_null={"key", "scope", "size", "expires_ns", "subject", "key_print", "sealed"},
+        strict=True,
+    )
+    db.table("completion").create_index(["key"], unique=True)
+    db.table("completion").create_index(["scope"])
+    # What is over is looked for by the one writer: it must not read every kept answer for that.
+    db.table("completion").create_index(["expires_ns"])
+    db.table("completion").create_index(["subject", "key_print"])
+
+
+def _referral(db: Database) -> None:
+    db.table("referral").create(
+        {"id": int, "decision": str, "route": str, "created_ns": int},
+        pk="id",
+        not_null={"decision", "route", "created_ns"},
+        strict=True,
+    )
+    db.table("referral").create_index(["decision"], unique=True)
+
+
 STEPS = (_version_1,)
+ADDITIONS: dict[str, Step] = {"spent": _spent, "completion": _completion, "referral": _referral}
+"""Tables that programs of the same schema may lack and leave alone: made when they are missing,
+and no new schema, so that a former version opens the file (docs/upgrade.md)."""

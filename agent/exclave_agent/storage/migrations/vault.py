@@ -9,6 +9,8 @@ from exclave_agent.storage.connect import FileKind
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
+    from . import Step
+
 KIND = FileKind("vault.db", 0x45584356, 1)  # "EXCV"
 
 
@@ -40,3 +42,4 @@ def _version_1(db: Database) -> None:
 
 
 STEPS = (_version_1,)
+ADDITIONS: dict[str, Step] = {}

@@ -9,11 +9,107 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from exclave_policy.evaluate import CompiledPolicy
 from exclave_protocol.canonical import JsonValue
+
+from .completions import CompletionStore, KeptCompletion
+from .decisions import (
+    BreakerState,
+    BreakerView,
+    BudgetView,
+    Decided,
+    DecisionMetrics,
+    Ledger,
+    LedgerEntry,
+    NoSpan,
+    NoTracer,
+    Referral,
+    Referrals,
+    Span,
+    Tracer,
+)
+from .models import (
+    NO_TIMING,
+    Delta,
+    Embeddings,
+    Finished,
+    Generate,
+    MemoryPlan,
+    Message,
+    ModelInfo,
+    ModelSet,
+    ModelSpec,
+    Placement,
+    Price,
+    Priority,
+    Runtimes,
+    RuntimeStats,
+    Sampling,
+    Scores,
+    Tensor,
+    TensorInfo,
+    Timing,
+    TokenLogprob,
+    Tool,
+    ToolCall,
+)
+
+__all__ = [
+    "NO_TIMING",
+    "ActiveRelease",
+    "Appended",
+    "ArtifactSource",
+    "AuditHead",
+    "AuditLog",
+    "AuditSink",
+    "BreakerState",
+    "BreakerView",
+    "BudgetView",
+    "Caller",
+    "Clock",
+    "CompletionStore",
+    "Decided",
+    "DecisionMetrics",
+    "Delta",
+    "Embeddings",
+    "Finished",
+    "Generate",
+    "Ids",
+    "KeptCompletion",
+    "KeyRing",
+    "LeafDraft",
+    "Ledger",
+    "LedgerEntry",
+    "MemoryPlan",
+    "Message",
+    "ModelInfo",
+    "ModelSet",
+    "ModelSpec",
+    "NoSpan",
+    "NoTracer",
+    "Placement",
+    "Price",
+    "Priority",
+    "Referral",
+    "Referrals",
+    "Releases",
+    "Rng",
+    "RuntimeStats",
+    "Runtimes",
+    "Sampling",
+    "Scores",
+    "Span",
+    "StateStore",
+    "Tensor",
+    "TensorInfo",
+    "Timing",
+    "TokenLogprob",
+    "Tool",
+    "ToolCall",
+    "Tracer",
+]
 
 # --- time, chance, names -------------------------------------------------------------
 
@@ -54,169 +150,6 @@ class Ids(Protocol):
         ...
 
 
-# --- models ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """One model of a release, its file already verified on disk."""
-
-    name: str
-    runtime: str
-    """"llama" or "onnx"."""
-    path: Path
-    sha256: str
-    """Hex digest of the file, recorded in every decision."""
-    parameters: Mapping[str, int | str | bool] = field(default_factory=dict)
-    """From the signed manifest: llama: n_ctx (per sequence), n_parallel, embeddings;
-    onnx: max_batch, max_wait_us, threads."""
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """One input or output of an ONNX model, in Open Inference Protocol terms."""
-
-    name: str
-    datatype: str
-    """BOOL, UINT8..UINT64, INT8..INT64, FP16, FP32, FP64, BYTES."""
-    shape: tuple[int, ...]
-    """-1: any size."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """What a loaded model says of itself."""
-
-    name: str
-    runtime: str
-    sha256: str
-    actions: frozenset[str]
-    """Subset of {"chat", "complete", "embed", "infer"}."""
-    context_tokens: int = 0
-    """Most tokens of one sequence, prompt and answer together; 0 for onnx."""
-    inputs: tuple[TensorInfo, ...] = ()
-    outputs: tuple[TensorInfo, ...] = ()
-    provider: str = ""
-    """Where it runs: "cpu", "cuda"; what the engine reports."""
-    network: str = "shared"
-    """"none" when the worker has no network of its own, else "shared"."""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One chat message."""
-
-    role: str
-    content: str
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How tokens are chosen. Defaults are OpenAI's where it has one."""
-
-    max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    """0: off."""
-    min_p: float = 0.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    json_schema: str | None = None
-    """JSON Schema text that the answer must match; constrains sampling where it can."""
-
-
-@dataclass(frozen=True, slots=True)
-class Generate:
-    """A request to a language model: messages (templated by the runtime) or a raw prompt."""
-
-    model: str
-    sampling: Sampling
-    messages: tuple[Message, ...] = ()
-    prompt: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """More text of an answer (whole UTF-8 characters only)."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The end of an answer."""
-
-    reason: str
-    """"stop" or "length"."""
-    prompt_tokens: int
-    completion_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """A dense little-endian row-major array; BYTES holds 4-byte length-prefixed elements."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Embeddings:
-    """One vector per input text."""
-
-    vectors: tuple[tuple[float, ...], ...]
-    prompt_tokens: int
-
-
-class ModelSet(Protocol):
-    """The loaded models of one release. Shared workers are reference-counted."""
-
-    def models(self) -> Mapping[str, ModelInfo]:
-        """By name."""
-        ...
-
-    def generate(self, request: Generate) -> AsyncIterator[Delta | Finished]:
-        """Stream an answer; the last event is `Finished`. Closing the iterator frees the slot.
-
-        Raises: UnknownModel, TooManyTokens (before any Delta), Overloaded, WorkerCrashed.
-        """
-        ...
-
-    async def infer(
-        self, model: str, inputs: Sequence[Tensor], outputs: Sequence[str] = ()
-    ) -> Sequence[Tensor]:
-        """Run an ONNX model. `outputs` empty: all.
-
-        Raises: UnknownModel, BadRequest (name, datatype or shape, named), Overloaded,
-        WorkerCrashed.
-        """
-        ...
-
-    async def embed(self, model: str, texts: Sequence[str]) -> Embeddings:
-        """Embed texts. Raises as `generate`."""
-        ...
-
-    async def close(self) -> None:
-        """Let go of the workers once their requests have ended. Idempotent."""
-        ...
-
-
-class Runtimes(Protocol):
-    """Loads models in worker processes."""
-
-    async def load(self, specs: Sequence[ModelSpec]) -> ModelSet:
-        """Load all or none. A model already loaded (same digest and parameters) is shared.
-
-        Raises: ModelLoadFailed naming the model; the models of other sets are untouched.
-        """
-        ...
-
-
 # --- the record --------------------------------------------------------------------------
 
 
@@ -234,6 +167,8 @@ class LeafDraft:
     private: Mapping[str, JsonValue] = field(default_factory=dict)
     subject: str = ""
     """Whose data `private` is: the vault's key and the unit of erasure."""
+    ledger: tuple[LedgerEntry, ...] = ()
+    """Amounts added to the durable budgets in the leaf's own transaction."""
 
 
 @dataclass(frozen=True, slots=True)

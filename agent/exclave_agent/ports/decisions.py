@@ -1,0 +1,176 @@
+"""What decisions leave behind beside their leaves: counts, spent budgets, breakers, spans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from .models import NO_TIMING, Timing
+
+BreakerState: TypeAlias = Literal["closed", "open", "half-open"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Decided:
+    """One decision that has ended, as the metrics see it. Names are from signed documents or
+    from fixed sets, never a caller's text, so that nobody can grow the number of series.
+
+    Nobody changes it; to freeze it would take longer than to make it."""
+
+    action: str
+    model: str
+    """The model that answered, or was to; "" when the release has none of that name."""
+    route: str = ""
+    """The route that was asked for; "" when a model was asked by its own name."""
+    outcome: str
+    """As in the RESULT leaf, or "unrecorded"."""
+    seconds: float
+    first_seconds: float | None = None
+    """Until the first piece of the answer could leave; None: there was none."""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cached_tokens: int = 0
+    timing: Timing = NO_TIMING
+    cache: str = ""
+    """"exact" or "semantic": the answer came from the completion cache; else ""."""
+    degraded: str = ""
+    """"fallback" (not the first target), "canned", "person"; "": the first choice answered."""
+    attempts: int = 1
+    cost_micro: int = 0
+    """Millionths of `currency`."""
+    currency: str = ""
+    priority: str = "interactive"
+
+
+class DecisionMetrics(Protocol):
+    """Where decisions are counted."""
+
+    def decided(self, decided: Decided) -> None:
+        """Count one decision; called on the event loop, so it must be quick."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerView:
+    """One target's circuit breaker now."""
+
+    route: str
+    target: str
+    state: BreakerState
+    reason: str
+    """What opened it: "errors", "latency", "invalid"; "" while closed."""
+    opens_in: float
+    """Seconds until a probe is let through; 0 unless open."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetView:
+    """One account of the budget tree now: settled and reserved amounts against the limits."""
+
+    account: str
+    """Path of signed names: "tenant", "tenant/team:claims", "tenant/team:claims/workflow:triage".
+    Runs, whose names callers choose, are not shown."""
+    period: str
+    """"day", "month" or "total"."""
+    tokens: int
+    tokens_reserved: int
+    tokens_limit: int | None
+    money_micro: int
+    money_reserved_micro: int
+    money_limit_micro: int | None
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """An amount that becomes durable in the same transaction as the leaf it rides on: a
+    reservation with its INTENT, the difference to what was used (often negative) with its
+    RESULT."""
+
+    account: str
+    """Also of a run: "tenant/team:a/workflow:b/run:<id>"."""
+    period: str
+    """Start of the period, "2026-11-26", "2026-11" or "total" (UTC)."""
+    tokens: int
+    money_micro: int
+
+
+class Ledger(Protocol):
+    """The durable sums of ledger entries."""
+
+    async def totals(self) -> Mapping[tuple[str, str], tuple[int, int]]:
+        """(account, period) -> (tokens, money in millionths). Raises: StorageError."""
+        ...
+
+    async def forget(self, before: Sequence[str]) -> None:
+        """Drop the sums of these periods, which are over. Raises: StorageError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Referral:
+    """A decision that was handed to a person. What was asked is in the vault, under it."""
+
+    decision: str
+    route: str
+    """The route's signed name."""
+    created_ns: int
+    """Wall clock, nanoseconds since the Unix epoch."""
+
+
+class Referrals(Protocol):
+    """Decisions that wait for a person; they survive a restart."""
+
+    async def add(self, referral: Referral) -> None:
+        """Durable when it returns. Raises: StorageFull, StorageError."""
+        ...
+
+    async def count(self) -> int:
+        """How many wait. Raises: StorageError."""
+        ...
+
+    async def waiting(self, limit: int) -> Sequence[Referral]:
+        """The oldest that wait. Raises: StorageError."""
+        ...
+
+
+class Span(Protocol):
+    """One timed step of a trace."""
+
+    def set(self, key: str, value: str | int | float | bool) -> None:
+        """An attribute: never raw data, never a name that a caller chose."""
+        ...
+
+
+class Tracer(Protocol):
+    """Makes spans; they nest by the task's context."""
+
+    def span(self, name: str) -> AbstractContextManager[Span]:
+        """A step that lasts as long as the `with`."""
+        ...
+
+
+class NoSpan:
+    """Nobody looks."""
+
+    def set(self, key: str, value: str | int | float | bool) -> None:
+        """See `Span`."""
+
+    def __enter__(self) -> NoSpan:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+class NoTracer:
+    """Tracing is not configured."""
+
+    def span(self, name: str) -> AbstractContextManager[Span]:
+        """See `Tracer`."""
+        return _NO_SPAN
+
+
+_NO_SPAN = NoSpan()
