@@ -56,7 +56,7 @@ proto: setup  ## regenerate exclave_protocol/pb from proto/exclave/v1
 bench: bench-governance bench-audit bench-fleet bench-inference bench-onnx bench-idle bench-service  ## all benchmarks
 
 # Peers live in their own environment, so that they never shape ours.
-.venv-bench/ready: packaging/bench-requirements.txt | setup
+.venv-bench/ready: packaging/bench-requirements.txt packaging/build_llama_wheel.py | setup
 	@bash packaging/bench_env.sh
 
 bench-governance: setup  ## what governance adds to a request
