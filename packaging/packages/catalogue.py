@@ -66,7 +66,7 @@ class Package:
 AGENT: Final = Package(
     name="exclave-agent",
     folder="agent",
-    extras=("agent", "remote", "otel"),
+    extras=("agent",),
     without=ENGINES,
     sources=("exclave_protocol", "exclave_policy", "exclave_agent", "exclave_service"),
     commands=(
@@ -106,14 +106,14 @@ CLI: Final = Package(
 RUNTIME_CPU: Final = Package(
     name="exclave-runtime-cpu",
     folder="runtimes/cpu",
-    extras=("agent", "llama"),
+    extras=("agent", "llama", "remote", "otel"),
     beyond="exclave-agent",
     interpreter=False,
 )
 RUNTIME_CUDA: Final = Package(
     name="exclave-runtime-cuda",
     folder="runtimes/cuda",
-    extras=("agent", "agent-gpu", "llama"),
+    extras=("agent", "agent-gpu", "llama", "remote", "otel"),
     without={"onnxruntime": "onnxruntime-gpu has the same files, for CUDA"},
     beyond="exclave-agent",
     interpreter=False,

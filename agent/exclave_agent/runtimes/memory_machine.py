@@ -54,11 +54,30 @@ class LinuxMachine:
         self._in_our_cgroup = in_our_cgroup
 
     def ram_left(self) -> int:
-        """See `Machine`: MemAvailable, or what the tightest of our cgroups has left."""
-        fields = _fields((self._root / "proc/meminfo").read_text(encoding="ascii"))
-        left: int = fields.get("MemAvailable:", 0) * 1024
+        """See `Machine`: what is available, or what the tightest of our cgroups has left."""
+        left = self._available()
         limits = self._cgroups_left() if self._in_our_cgroup else []
         return min(left, *limits) if limits else left
+
+    def _available(self) -> int:
+        """MemAvailable. Where the service manager hides it (ProcSubset=pid): what the memory
+        nodes have free, and half of what they could drop, since the kernel's own margins are
+        hidden as well; where those are not told either, what is free."""
+        with suppress(OSError):
+            fields = _fields((self._root / "proc/meminfo").read_text(encoding="ascii"))
+            return fields.get("MemAvailable:", 0) * 1024
+        free = dropped = 0
+        for node in (self._root / "sys/devices/system/node").glob("node*/meminfo"):
+            with suppress(OSError):
+                # Each line begins with "Node 0 ".
+                lines = node.read_text(encoding="ascii").splitlines()
+                fields = _fields("\n".join(line.split(maxsplit=2)[-1] for line in lines if line))
+                free += fields.get("MemFree:", 0)
+                names = ("Active(file):", "Inactive(file):", "SReclaimable:")
+                dropped += sum(fields.get(name, 0) for name in names)
+        if free:
+            return (free + dropped // 2) * 1024
+        return os.sysconf("SC_AVPHYS_PAGES") * _PAGE
 
     def _cgroups_left(self) -> list[int]:
         top = self._root / "sys/fs/cgroup"

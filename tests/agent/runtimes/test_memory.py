@@ -311,6 +311,20 @@ def test_without_cgroups_what_is_available_counts(tmp_path: Path) -> None:
     assert LinuxMachine(root=root).ram_left() == 1000 * 1024
 
 
+def test_where_proc_is_hidden_the_memory_nodes_tell(tmp_path: Path) -> None:
+    """As in the packaged service, whose /proc shows processes alone."""
+    text = (
+        "Node {0} MemFree: 1000 kB\nNode {0} Active(file): 300 kB\nNode {0} SReclaimable: 100 kB\n"
+    )
+    folder = "sys/devices/system/node"
+    files = {f"{folder}/node{at}/meminfo": text.format(at) for at in (0, 1)}
+    assert LinuxMachine(root=tree(tmp_path, files)).ram_left() == 2400 * 1024
+
+
+def test_where_nothing_is_told_what_is_free_counts(tmp_path: Path) -> None:
+    assert LinuxMachine(root=tmp_path).ram_left() > MIB
+
+
 def test_what_a_process_holds_and_one_that_has_gone(tmp_path: Path) -> None:
     held = LinuxMachine().held(os.getpid())
     assert held.resident > held.private > 0
