@@ -13,8 +13,8 @@ from pathlib import Path
 from inference_load import await_http
 
 from exclave_agent.runtimes.births import worker_environment
-from exclave_testing.mainjob import PACKS
-from exclave_testing.processes import World, free_port
+from exclave_testing.mainjob import one_agent_world
+from exclave_testing.processes import free_port
 
 HERE = Path(__file__).parent
 
@@ -33,27 +33,12 @@ class Setting:
 @contextlib.contextmanager
 def governed_agent(folder: Path, setting: Setting) -> Iterator[tuple[str, dict[str, str]]]:
     """A real agent with a signed release; its base URL and the keys of two callers."""
-    world = World(folder)
-    try:
-        world.up()
-        world.tenant("acme", ("alice", "bob", "carol"), 2)
-        agent = world.add_agent("acme", "bench")
-        agent.start()
-        keys = {"": agent.create_key("analyst"), "other": agent.create_key("analyst")}
-        world.build(
-            "acme",
-            [PACKS / "starter"],
-            [
-                f"smollm2={setting.model},runtime=llama,n_ctx={setting.context},"
-                f"n_parallel={setting.slots},threads={setting.threads}"
-            ],
-        )
-        world.sign("acme", "alice", "bob")
-        world.publish("acme")
-        world.rollout("acme")
-        yield agent.url, keys
-    finally:
-        world.close()
+    model = (
+        f"smollm2={setting.model},runtime=llama,n_ctx={setting.context},"
+        f"n_parallel={setting.slots},threads={setting.threads}"
+    )
+    with one_agent_world(folder, "starter", [model], keys=2) as (url, (key, other)):
+        yield url, {"": key, "other": other}
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,7 @@ from exclave_agent.runtimes.cpus import physical_cores
 from exclave_agent.runtimes.restart import Timings
 from exclave_agent.runtimes.supervisor import Supervisor
 from exclave_agent.system import SystemClock, SystemRng
-from exclave_testing.mainjob import FRAUD_MODEL, PACKS
-from exclave_testing.processes import World
+from exclave_testing.mainjob import FRAUD_MODEL, one_agent_world
 
 ROUNDS = 7
 SECONDS = 1.5
@@ -88,23 +88,12 @@ def thread_request(stack: contextlib.AsyncExitStack) -> Request:
 
 
 @contextlib.contextmanager
-def governed_agent(folder: Path) -> Any:
+def governed_agent(folder: Path) -> Iterator[tuple[str, str]]:
     """An enrolled agent with the classifier in a signed release: (its URL, a key)."""
-    world = World(folder)
-    try:
-        world.up()
-        world.tenant("acme", ("alice", "bob", "carol"), 2)
-        agent = world.add_agent("acme", "bench")
-        agent.start()
-        key = agent.create_key("analyst")
-        words = ",".join(f"{name}={value}" for name, value in PARAMETERS[BATCHED].items())
-        world.build("acme", [PACKS / "fraud"], [f"fraud={FRAUD_MODEL},runtime=onnx,{words}"])
-        world.sign("acme", "alice", "bob")
-        world.publish("acme")
-        world.rollout("acme")
-        yield agent.url, key
-    finally:
-        world.close()
+    words = ",".join(f"{name}={value}" for name, value in PARAMETERS[BATCHED].items())
+    model = f"fraud={FRAUD_MODEL},runtime=onnx,{words}"
+    with one_agent_world(folder, "fraud", [model]) as (url, (key,)):
+        yield url, key
 
 
 async def http_turn(url: str, key: str, requests: int) -> Turn:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 from starlette.applications import Starlette
 
 from exclave_agent.api.app import build_app
 from exclave_agent.api.exchange import Limits
+from exclave_agent.api.server import Listening, serving
 from exclave_agent.decide.budget import Budgets
 from exclave_agent.decide.pipeline import Pipeline
 from exclave_agent.errors import NoRelease
@@ -164,3 +167,20 @@ class LocalApi:
     def public_bytes(self) -> bytes:
         """Everything that would leave the machine."""
         return b"".join(self.log.leaves)
+
+
+@asynccontextmanager
+async def served(
+    api: LocalApi | None = None, **settings: Any
+) -> AsyncIterator[tuple[LocalApi, Listening]]:
+    """The interface behind its real server, on a port of its own."""
+    api = api or LocalApi()
+    async with api.open(), serving(api.app, port=0, **settings) as listening:
+        yield api, listening
+
+
+async def until(condition: Callable[[], bool], deadline: float = 10.0) -> None:
+    """Wait for what happens elsewhere on the loop. Raises: TimeoutError."""
+    async with asyncio.timeout(deadline):
+        while not condition():
+            await asyncio.sleep(0.001)

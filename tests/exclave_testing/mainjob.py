@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,9 +22,19 @@ def model_words() -> list[str]:
     ]
 
 
-def ship(world: World, tenant: str, *, models: list[str] | None = None) -> None:
-    """Build, sign by two, publish and roll out one release."""
-    world.build(tenant, ALL_PACKS, model_words() if models is None else models)
+def ship(
+    world: World,
+    tenant: str,
+    *,
+    models: list[str] | None = None,
+    packs: Sequence[Path] | None = None,
+) -> None:
+    """Build, sign by two, publish and roll out one release; by default the main job's."""
+    world.build(
+        tenant,
+        ALL_PACKS if packs is None else packs,
+        model_words() if models is None else models,
+    )
     world.sign(tenant, "alice", "bob")
     world.publish(tenant)
     world.rollout(tenant)
@@ -43,5 +53,23 @@ def main_job_world(folder: Path) -> Iterator[World]:
             agent.create_key("analyst")
         ship(world, "acme")
         yield world
+    finally:
+        world.close()
+
+
+@contextmanager
+def one_agent_world(
+    folder: Path, pack: str, models: list[str], *, keys: int = 1
+) -> Iterator[tuple[str, list[str]]]:
+    """One enrolled agent with a signed release of one pack; its URL and analysts' keys."""
+    world = World(folder)
+    try:
+        world.up()
+        world.tenant("acme", ("alice", "bob", "carol"), 2)
+        agent = world.add_agent("acme", "bench")
+        agent.start()
+        secrets = [agent.create_key("analyst") for _ in range(keys)]
+        ship(world, "acme", models=models, packs=[PACKS / pack])
+        yield agent.url, secrets
     finally:
         world.close()

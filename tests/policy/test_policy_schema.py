@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 
 import exclave_policy
 from exclave_policy.source import Report, parse, plain
+from exclave_testing.damage import damaged
 from exclave_testing.policies import allow, deny, document, problems
 
 SCHEMA = Path(exclave_policy.__file__).parent / "schemas" / "policy.v1.schema.json"
@@ -51,16 +51,6 @@ def test_both_admit_a_full_document() -> None:
     assert both_say(FULL) == (True, True)
 
 
-def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Paths of every value in a document."""
-    inner: list[tuple[Any, ...]] = [at]
-    items = value.items() if isinstance(value, dict) else []
-    items = enumerate(value) if isinstance(value, list) else items
-    for key, child in items:
-        inner += places(child, (*at, key))
-    return inner
-
-
 ODD = st.one_of(
     st.none(),
     st.booleans(),
@@ -78,20 +68,6 @@ NAMES = st.sampled_from(
 @settings(max_examples=500, deadline=None, derandomize=True)
 @given(st.data())
 def test_they_agree_on_damaged_documents(data: st.DataObject) -> None:
-    value = copy.deepcopy(FULL)
-    for _ in range(data.draw(st.integers(1, 2))):
-        place = data.draw(st.sampled_from(places(value)))
-        if not place:
-            continue
-        parent: Any = value
-        for key in place[:-1]:
-            parent = parent[key]
-        change = data.draw(st.sampled_from(["replace", "remove", "add"]))
-        if change == "replace":
-            parent[place[-1]] = data.draw(ODD)
-        elif change == "remove":
-            del parent[place[-1]]
-        elif isinstance(parent, dict):
-            parent[data.draw(NAMES)] = data.draw(ODD)
+    value = damaged(data, FULL, odd=ODD, names=NAMES)
     schema, parser = both_say(value)
     assert schema == parser, problems(json.dumps(value))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import replace
 from decimal import Decimal
@@ -20,6 +19,7 @@ from exclave_policy.caching import CachePolicy, Semantic, problems_of
 from exclave_policy.errors import PolicyInvalid
 from exclave_policy.evaluate import CompiledPolicy, compile_pack
 from exclave_policy.pack import Pack
+from exclave_testing.damage import damaged
 from exclave_testing.policies import allow, document
 
 SCHEMAS = Path(exclave_policy.__file__).parent / "schemas"
@@ -229,15 +229,6 @@ def both_say(name: str, value: Any) -> tuple[bool, bool, list[str]]:
     return validator(name).is_valid(value), not mine, found
 
 
-def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    inner: list[tuple[Any, ...]] = [at]
-    items: Any = value.items() if isinstance(value, dict) else []
-    items = enumerate(value) if isinstance(value, list) else items
-    for key, child in items:
-        inner += places(child, (*at, key))
-    return inner
-
-
 ODD = st.one_of(
     st.none(),
     st.booleans(),
@@ -254,22 +245,8 @@ NAMES = st.sampled_from(
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_schema_and_parser_refuse_the_same_documents(name: str, data: st.DataObject) -> None:
-    value = copy.deepcopy(FULL[name])
-    assert both_say(name, value)[:2] == (True, True)
-    for _ in range(data.draw(st.integers(1, 2))):
-        place = data.draw(st.sampled_from(places(value)))
-        if not place:
-            continue
-        parent: Any = value
-        for key in place[:-1]:
-            parent = parent[key]
-        change = data.draw(st.sampled_from(["replace", "remove", "add"]))
-        if change == "replace":
-            parent[place[-1]] = data.draw(ODD)
-        elif change == "remove":
-            del parent[place[-1]]
-        elif isinstance(parent, dict):
-            parent[data.draw(NAMES)] = data.draw(ODD)
+    assert both_say(name, FULL[name])[:2] == (True, True)
+    value = damaged(data, FULL[name], odd=ODD, names=NAMES)
     if value.get("kind") != FULL[name]["kind"]:
         return  # of another kind, or none: another schema's document
     schema, parser, found = both_say(name, value)

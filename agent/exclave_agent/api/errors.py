@@ -134,11 +134,11 @@ def tell(error: Exception, request_id: str) -> Told:
     status, kind = next(_STATUS[base] for base in type(error).__mro__ if base in _STATUS)
     param = error.param if isinstance(error, BadRequest) else _PARAMS.get(type(error))
     headers: list[tuple[bytes, bytes]] = []
-    if isinstance(error, tree.BudgetExceeded) and error.retry_after is not None:
-        headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after))).encode()))
-    if isinstance(error, Unavailable):
-        wait = RETRY_AFTER if error.retry_after is None else math.ceil(error.retry_after)
-        headers.append((b"retry-after", str(max(1, wait)).encode()))
+    wait = error.retry_after if isinstance(error, Unavailable | tree.BudgetExceeded) else None
+    if wait is None and isinstance(error, Unavailable):
+        wait = RETRY_AFTER
+    if wait is not None:
+        headers.append((b"retry-after", str(max(1, math.ceil(wait))).encode()))
     if status == 401:
         headers.append((b"www-authenticate", b'Bearer realm="exclave"'))
     if isinstance(error, PolicyDenied):

@@ -237,16 +237,10 @@ class VaultReader:
 
         Raises: StorageError ("vault_damaged" when they do not open).
         """
-        try:
-            row = self._connection.execute(
-                "SELECT tag, wrapped FROM subject WHERE id = ?", (subject,)
-            ).fetchone()
-        except sqlite3.Error as error:
-            raise storage_error(error, "read the vault") from error
-        if row is None:
+        found = self._key(subject)
+        if found is None:
             return []
-        tag, wrapped = row
-        aead = AESGCM(unwrap(self._master, wrapped, tag))
+        tag, aead = found
         context = _context(leaf_id, leaf_hash, tag)
         try:
             values = aead.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], context)
@@ -256,6 +250,19 @@ class VaultReader:
                 code="vault_damaged",
             ) from None
         return values.decode("ascii").split(_SEPARATOR)
+
+    def _key(self, subject: int) -> tuple[bytes, AESGCM] | None:
+        """A subject's tag and key; None when the key was destroyed. Raises: StorageError."""
+        try:
+            row = self._connection.execute(
+                "SELECT tag, wrapped FROM subject WHERE id = ?", (subject,)
+            ).fetchone()
+        except sqlite3.Error as error:
+            raise storage_error(error, "read the vault") from error
+        if row is None:
+            return None
+        tag, wrapped = row
+        return tag, AESGCM(unwrap(self._master, wrapped, tag))
 
     def open_value(self, subject: int, sealed: bytes, context: bytes) -> bytes | None:
         """A value of `VaultWriter.seal_value`; None when its key was destroyed, or when it does
@@ -267,16 +274,10 @@ class VaultReader:
 
     def opener(self, subject: int) -> Callable[[bytes, bytes], bytes | None]:
         """As `open_value`, for many values of one subject: the key is looked up once."""
-        try:
-            row = self._connection.execute(
-                "SELECT tag, wrapped FROM subject WHERE id = ?", (subject,)
-            ).fetchone()
-        except sqlite3.Error as error:
-            raise storage_error(error, "read the vault") from error
-        if row is None:
+        found = self._key(subject)
+        if found is None:
             return lambda sealed, context: None
-        tag, wrapped = row
-        aead = AESGCM(unwrap(self._master, wrapped, tag))
+        tag, aead = found
 
         def opened(sealed: bytes, context: bytes) -> bytes | None:
             try:

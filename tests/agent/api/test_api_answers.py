@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -30,17 +29,6 @@ TOKENS = (
     TokenLogprob(b"\xa9", -0.25, ()),
     TokenLogprob(b"!", -1.0, ()),
 )
-
-
-@pytest.fixture
-def script() -> FakePipeline:
-    return FakePipeline()
-
-
-@pytest.fixture
-async def http(script: FakePipeline) -> AsyncIterator[httpx.AsyncClient]:
-    async with script.client() as client:
-        yield client
 
 
 def events(text: str) -> list[Any]:

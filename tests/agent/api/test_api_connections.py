@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import httpx
@@ -15,8 +15,8 @@ import uvloop
 
 from exclave_agent.api import connections
 from exclave_agent.api.exchange import Limits
-from exclave_agent.api.server import Listening, serving
-from exclave_testing.local_api import ANALYST, LocalApi
+from exclave_agent.api.server import Listening
+from exclave_testing.local_api import ANALYST, LocalApi, served, until
 from exclave_testing.runtimes import FakeRuntimes
 
 CHAT = "/v1/chat/completions"
@@ -27,21 +27,6 @@ BODY: dict[str, Any] = {
     "max_tokens": 64,
 }
 THOUSAND = 1000
-
-
-@asynccontextmanager
-async def served(
-    api: LocalApi | None = None, **settings: Any
-) -> AsyncIterator[tuple[LocalApi, Listening]]:
-    api = api or LocalApi()
-    async with api.open(), serving(api.app, port=0, **settings) as listening:
-        yield api, listening
-
-
-async def until(condition: Callable[[], bool], deadline: float = 10.0) -> None:
-    async with asyncio.timeout(deadline):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def connect(listening: Listening) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

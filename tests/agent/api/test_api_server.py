@@ -7,10 +7,8 @@ import json
 import signal
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -19,27 +17,12 @@ import uvloop
 from exclave_agent.api import connections
 from exclave_agent.api.exchange import Limits
 from exclave_agent.api.server import CannotListen, Listening, serving
-from exclave_testing.local_api import ANALYST, LocalApi
+from exclave_testing.local_api import ANALYST, LocalApi, served, until
 from exclave_testing.runtimes import FakeRuntimes
 
 CHAT = "/v1/chat/completions"
 AUTH = {"authorization": f"Bearer {ANALYST}"}
 BODY = {"model": "small", "messages": [{"role": "user", "content": "x"}], "max_tokens": 3}
-
-
-@asynccontextmanager
-async def served(
-    api: LocalApi | None = None, **settings: Any
-) -> AsyncIterator[tuple[LocalApi, Listening]]:
-    api = api or LocalApi()
-    async with api.open(), serving(api.app, port=0, **settings) as listening:
-        yield api, listening
-
-
-async def until(condition: Callable[[], bool], deadline: float = 10.0) -> None:
-    async with asyncio.timeout(deadline):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def endless() -> LocalApi:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -13,17 +12,6 @@ from exclave_testing.fake_pipeline import FakePipeline, model
 
 CHAT = "/v1/chat/completions"
 HELLO: dict[str, Any] = {"model": "small", "messages": [{"role": "user", "content": "hello"}]}
-
-
-@pytest.fixture
-def script() -> FakePipeline:
-    return FakePipeline()
-
-
-@pytest.fixture
-async def http(script: FakePipeline) -> AsyncIterator[httpx.AsyncClient]:
-    async with script.client() as client:
-        yield client
 
 
 # --- headers ------------------------------------------------------------------------------------
