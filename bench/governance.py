@@ -116,7 +116,7 @@ def policy_ms() -> float:
     """Mean milliseconds of one evaluation of the starter policy."""
     import timeit
 
-    from exclave_policy.evaluate import compile_pack
+    from exclave_policy.compile import compile_pack
     from exclave_policy.model import Request
     from exclave_policy.pack import load_directory
 

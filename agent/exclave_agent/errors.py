@@ -7,7 +7,9 @@
     |  |- PolicyDenied           the signed policy says no (recorded)
     |  |- UnknownModel           no such model in the active release
     |  |- TooManyTokens          prompt and answer do not fit (numbers given)
+    |  |- InputRefused           a guard of the policy refused what was sent (recorded)
     |  |- OutputInvalid          the answer failed its validator (recorded)
+    |  |- ApprovalNeeded         the answer waits for people, and no words can stand in for it
     |  |- BudgetExceeded         the worst case does not fit what is left (numbers given)
     |  `- Quarantined            this request killed the model's worker twice
     |- Unavailable               try later; the request was fine
@@ -100,8 +102,31 @@ class TooManyTokens(RequestError):
     code = "context_length_exceeded"
 
 
+class InputRefused(RequestError):
+    """A validator or a redaction of the policy refused what was sent; `guard` is its name. The
+    message says what kind of thing was found, never what."""
+
+    code = "input_refused"
+
+    def __init__(self, message: str, *, guard: str, decision_id: str) -> None:
+        super().__init__(message)
+        self.guard = guard
+        self.decision_id = decision_id
+
+
+class ApprovalNeeded(RequestError):
+    """The answer is made and recorded, and waits for a person: `approval` is the document."""
+
+    code = "approval_needed"
+
+    def __init__(self, message: str, *, approval: str, decision_id: str) -> None:
+        super().__init__(message)
+        self.approval = approval
+        self.decision_id = decision_id
+
+
 class OutputInvalid(RequestError):
-    """The model's answer failed the validator that the request asked for."""
+    """The model's answer failed the validator that the request, or the policy, asked for."""
 
     code = "output_invalid"
 

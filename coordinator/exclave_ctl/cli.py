@@ -12,7 +12,7 @@ from exclave_ctl.commands import (
     audit,
     key,
     operator,
-    policy,
+    policy_ask,
     release,
     rollout,
     tenant,
@@ -81,6 +81,6 @@ for command in (
     agent.agent,
     rollout.rollout,
     audit.audit,
-    policy.policy,
+    policy_ask.policy,
 ):
     main.add_command(command)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from exclave_ctl import files
 from exclave_ctl.errors import CtlError
+from exclave_ctl.fit import check_fit
 from exclave_ctl.packages import PackagePlan, with_packages, without_packages
 from exclave_ctl.workspace import Workspace
 from exclave_protocol.endpoint import MAX_ENDPOINT, Endpoint
@@ -143,10 +144,10 @@ def read_packs(paths: Sequence[Path], name: str) -> bytes:
 
     Its policies are compiled and its cases run. Raises: CtlError listing every fault.
     """
-    from exclave_policy.cases import run_cases
+    from exclave_policy.compile import compile_pack
     from exclave_policy.errors import PolicyInvalid
-    from exclave_policy.evaluate import compile_pack
     from exclave_policy.pack import combine, encode, load_directory, unpack
+    from exclave_policy.workbench.cases import run_cases
 
     try:
         packs = [
@@ -215,6 +216,7 @@ def build(workspace: Workspace, plan: Plan, now: datetime) -> Built:
     newest = known[-1] if known else None
     pack = read_packs(plan.packs, workspace.tenant)
     manifest = _manifest(workspace, plan, newest, pack, now)
+    check_fit(workspace, pack, manifest.models)
     if any(release.version >= manifest.version for release in known):
         raise CtlError(f"release version {manifest.version} is not above the newest one")
     data = manifest.encode()

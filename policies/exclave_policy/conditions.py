@@ -104,10 +104,12 @@ class ConditionFailed(Exception):
 class Condition:
     """A compiled condition. Safe to share between threads: evaluation changes nothing."""
 
-    __slots__ = ("_expression", "source")
+    __slots__ = ("_expression", "names", "source")
 
-    def __init__(self, source: str, expression: Any) -> None:
+    def __init__(self, source: str, expression: Any, names: frozenset[str]) -> None:
         self.source = source
+        self.names = names
+        """The declared names that it sees."""
         self._expression = expression
 
     def holds(self, activation: Any) -> bool:
@@ -150,7 +152,7 @@ def compile_condition(source: str) -> Condition:
             "compare it with something",
         )
         raise ConditionInvalid([fault])
-    return Condition(source, expression)
+    return Condition(source, expression, _seen(tokenize(source)))
 
 
 @cache
@@ -173,7 +175,7 @@ def _gate(source: str) -> Iterator[Fault]:
     if size > MAX_SOURCE:
         yield Fault(1, 1, f"{size} bytes are too many", f"at most {MAX_SOURCE} bytes a condition")
         return
-    tokens = _tokens(source)
+    tokens = tokenize(source)
     if not tokens:
         yield Fault(1, 1, "the condition is empty", "leave 'when' out for a rule without condition")
         return
@@ -186,7 +188,7 @@ def _gate(source: str) -> Iterator[Fault]:
     yield from _patterns(tokens)
 
 
-def _tokens(source: str) -> list[Token]:
+def tokenize(source: str) -> list[Token]:
     tokens: list[Token] = []
     line, start = 1, 0
     for match in _TOKEN.finditer(source):
@@ -274,6 +276,14 @@ def _name(tokens: Sequence[Token], i: int, own: set[str]) -> Iterator[Fault]:
         fix = REFUSED.get(base) or nearest(base, (*VARIABLES, *own))
         message = f"{base[:64]!r} is not a declared name"
         yield Fault(token.line, token.column, message, fix)
+
+
+def _seen(tokens: Sequence[Token]) -> frozenset[str]:
+    """The declared names among them, also those that a method is called on."""
+    dotted = [token.text for token in tokens if token.kind == "name"]
+    return frozenset(
+        name for text in dotted for name in (text, text.rpartition(".")[0]) if name in VARIABLES
+    )
 
 
 def _called(tokens: Sequence[Token], i: int) -> str:

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
 
-from exclave_policy.budgets import Budget, read_budget
-from exclave_policy.caching import CachePolicy, read_cache
-from exclave_policy.clauses import read_condition
-from exclave_policy.fields import MODEL, NAME, ROLE, Fields
+from exclave_policy.fields import Fields
 from exclave_policy.heading import API_VERSION, header, metadata
-from exclave_policy.model import ACTIONS, DEFAULT_DENY
-from exclave_policy.routes import Route, read_route
-from exclave_policy.rules import Policy, Rule
-from exclave_policy.source import Node, Report, Sequence, parse, read_text
+from exclave_policy.kinds.approvals import Approval, read_approval
+from exclave_policy.kinds.budgets import Budget, read_budget
+from exclave_policy.kinds.caching import CachePolicy, read_cache
+from exclave_policy.kinds.redactions import Redaction, read_redaction
+from exclave_policy.kinds.retention import Retention, read_retention
+from exclave_policy.kinds.routes import Route, read_route
+from exclave_policy.kinds.rules import MAX_RULES, Policy, read_policy
+from exclave_policy.kinds.telemetry import Telemetry, read_telemetry
+from exclave_policy.kinds.validating import read_validator
+from exclave_policy.kinds.validators import Validator
+from exclave_policy.source import Node, Report, parse, read_text
 
 __all__ = ["API_VERSION", "KINDS", "MAX_RULES", "Document", "read_document"]
 
-MAX_RULES = 1000
-"""Most rules of one pack, all its documents together."""
-MAX_TOKEN_LIMIT = 2**31 - 1
-
-Document: TypeAlias = Policy | Route | Budget | CachePolicy
+Document: TypeAlias = (
+    Policy | Route | Budget | CachePolicy | Validator | Redaction | Approval | Retention | Telemetry
+)
 
 
-def read_document(raw: bytes, report: Report) -> Document | None:
-    """Parse one document; None when faults were reported."""
+def read_document(
+    raw: bytes, report: Report, files: Mapping[str, str] | None = None
+) -> Document | None:
+    """Parse one document; None when faults were reported. `files`: what else its pack holds, by
+    the path from the pack's root; documents may name them."""
     before = len(report.problems) + report.dropped
     text = read_text(raw, report)
     root = None if text is None else parse(text, report)
@@ -36,92 +42,40 @@ def read_document(raw: bytes, report: Report) -> Document | None:
     document = None
     if spec is not None:
         # A document of no kind we know is read as a policy, so that its other faults show too.
-        document = KINDS[kind or "Policy"](top, spec, text, report)
+        document = KINDS[kind or "Policy"](top, spec, Source(text, report, files or {}))
     return document if len(report.problems) + report.dropped == before else None
 
 
-def _policy(top: Fields, spec: Node, text: str, report: Report) -> Policy:
-    meta = metadata(top)
-    fields = Fields(spec, "spec", report, known=("rules",), required=("rules",))
-    node = fields.get("rules")
-    rules: list[Rule] = []
-    if node is not None and not isinstance(node, Sequence):
-        fields.wrong(node, "rules", "expected a list of rules", "start each rule with '- id:'")
-    elif node is not None and not node.items:
-        fields.wrong(node, "rules", "the list is empty", "a policy needs at least one rule")
-    elif node is not None and len(node.items) > MAX_RULES:
-        fields.wrong(node, "rules", f"{len(node.items)} rules are too many", f"at most {MAX_RULES}")
-    elif node is not None:
-        rules = [_rule(item, f"spec.rules[{i}]", text, report) for i, item in enumerate(node.items)]
-    return Policy(*meta, rules=tuple(rules))
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a document comes from."""
+
+    text: str
+    """All of it: in it, faults of conditions have their places."""
+    report: Report
+    files: Mapping[str, str]
+    """What else its pack holds, by the path from the pack's root."""
 
 
-def _rule(node: Node, path: str, text: str, report: Report) -> Rule:
-    fields = Fields(
-        node,
-        path,
-        report,
-        known=("id", "description", "effect", "subjects", "actions", "models", "when", "limits"),
-        required=("id", "effect"),
-    )
-    rule_id = fields.word("id", NAME)
-    if rule_id == DEFAULT_DENY:
-        fields.wrong(node, "id", f"{DEFAULT_DENY!r} is reserved", "choose another id")
-    given = fields.choice("effect", ("allow", "deny"))
-    effect: Literal["allow", "deny"] = "allow" if given == "allow" else "deny"
-    if given == "allow":
-        for name in ("subjects", "actions", "models"):
-            if fields.get(name) is None:
-                fix = f"an allow rule names whom and what it allows: add {name!r}"
-                report.add(node, path, f"field {name!r} is missing", fix)
-    return Rule(
-        id=rule_id,
-        description=fields.text("description"),
-        effect=effect,
-        roles=_roles(fields),
-        actions=frozenset(item.value for item in fields.names("actions", choices=ACTIONS)),
-        models=frozenset(item.value for item in fields.names("models", shape=MODEL, wildcard=True)),
-        when=read_condition(fields, "when", text),
-        max_tokens=_limits(fields, given),
-        file=report.file,
-        line=node.line,
-    )
-
-
-def _roles(fields: Fields) -> frozenset[str]:
-    node = fields.get("subjects")
-    if node is None:
-        return frozenset()
-    known = ("roles",)
-    inner = Fields(node, fields.at("subjects"), fields.report, known=known, required=known)
-    return frozenset(item.value for item in inner.names("roles", shape=ROLE, wildcard=True))
-
-
-def _limits(fields: Fields, effect: str) -> int | None:
-    node = fields.get("limits")
-    if node is None:
-        return None
-    known = ("max_tokens",)
-    inner = Fields(node, fields.at("limits"), fields.report, known=known, required=known)
-    if effect == "deny":
-        fields.wrong(node, "limits", "a deny rule has no limits", "remove them")
-    return inner.whole("max_tokens", 1, MAX_TOKEN_LIMIT)
-
-
-def _budget(top: Fields, spec: Node, text: str, report: Report) -> Budget | None:
+def _budget(top: Fields, spec: Node, source: Source) -> Budget | None:
     metadata(top)
-    return read_budget(top, spec, text, report)
+    return read_budget(top, spec, source.text, source.report)
 
 
-def _cache(top: Fields, spec: Node, text: str, report: Report) -> CachePolicy | None:
+def _cache(top: Fields, spec: Node, source: Source) -> CachePolicy | None:
     metadata(top)
-    return read_cache(top, spec, text, report)
+    return read_cache(top, spec, source.text, source.report)
 
 
-KINDS: dict[str, Callable[[Fields, Node, str, Report], Document | None]] = {
-    "Policy": _policy,
-    "Route": read_route,
+KINDS: dict[str, Callable[[Fields, Node, Source], Document | None]] = {
+    "Policy": lambda top, spec, at: read_policy(top, spec, at.text, at.report),
+    "Route": lambda top, spec, at: read_route(top, spec, at.text, at.report),
     "Budget": _budget,
     "Cache": _cache,
+    "Validator": lambda top, spec, at: read_validator(top, spec, at.text, at.report, at.files),
+    "Redaction": lambda top, spec, at: read_redaction(top, spec, at.report),
+    "Approval": lambda top, spec, at: read_approval(top, spec, at.report),
+    "Retention": lambda top, spec, at: read_retention(top, spec, at.report),
+    "Telemetry": lambda top, spec, at: read_telemetry(top, spec, at.report),
 }
 """How each kind of document is read."""

@@ -49,8 +49,16 @@ def refuse(message: str, fix: str = "", *, file: str = "") -> PolicyInvalid:
     return PolicyInvalid([Problem(file, 0, 0, "", message, fix)])
 
 
+MAX_KNOWN = 16
+"""Most names that a fault lists."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """ "did you mean ...?" for the closest known name, else the list of known names."""
     names = sorted(known)
     close = difflib.get_close_matches(name[:64], names, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(names)}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    more = len(names) - MAX_KNOWN
+    rest = f" and {more} more" if more > 0 else ""
+    return f"known here: {', '.join(names[:MAX_KNOWN])}{rest}"

@@ -9,99 +9,151 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
-from exclave_policy.budgets import Budget
-from exclave_policy.caching import CachePolicy
 from exclave_policy.conditions import ConditionFailed, bind
-from exclave_policy.document import MAX_RULES, Document, read_document
-from exclave_policy.errors import PolicyInvalid, Problem
-from exclave_policy.model import ACTIONS, ANY, DEFAULT_DENY, Decision, Request
-from exclave_policy.pack import Pack
-from exclave_policy.routes import Route
-from exclave_policy.rules import Policy, Rule
+from exclave_policy.kinds.approvals import Approval
+from exclave_policy.kinds.budgets import Budget
+from exclave_policy.kinds.caching import CachePolicy
+from exclave_policy.kinds.redactions import Redaction
+from exclave_policy.kinds.retention import Retention
+from exclave_policy.kinds.routes import Route
+from exclave_policy.kinds.rules import Rule
+from exclave_policy.kinds.telemetry import Telemetry
+from exclave_policy.kinds.validators import Validator
+from exclave_policy.model import (
+    ACTIONS,
+    ANY,
+    DEFAULT_DENY,
+    NO_OBLIGATIONS,
+    RESOURCES,
+    Decision,
+    Obligations,
+    Request,
+    Would,
+)
 from exclave_policy.schema import activation
-from exclave_policy.source import Report
 
 MAX_ROLES = 256
 """Most roles of one caller."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
-    """A decision and every rule that was found to match on the way to it."""
+class Documents:
+    """Everything that a pack says besides its rules."""
 
-    decision: Decision
-    matched: tuple[str, ...]
+    routes: tuple[Route, ...] = ()
+    budget: Budget | None = None
+    cache: CachePolicy | None = None
+    validators: tuple[Validator, ...] = ()
+    redactions: tuple[Redaction, ...] = ()
+    approvals: tuple[Approval, ...] = ()
+    retention: Retention | None = None
+    telemetry: Telemetry | None = None
+    roles: frozenset[str] = frozenset()
+    """Those that policies declare."""
 
 
 class CompiledPolicy:
     """The rules of one pack, indexed, and its other documents. Immutable, so it may be shared
     between threads."""
 
-    __slots__ = ("_index", "_rules", "budget", "cache", "name", "routes", "version")
+    __slots__ = (
+        "_audited",
+        "_by_id",
+        "_index",
+        "_rules",
+        "approvals",
+        "budget",
+        "cache",
+        "name",
+        "names",
+        "redactions",
+        "retention",
+        "roles",
+        "routes",
+        "telemetry",
+        "validators",
+        "version",
+    )
 
     def __init__(
-        self,
-        name: str,
-        version: str,
-        rules: Sequence[Rule],
-        routes: Iterable[Route] = (),
-        budget: Budget | None = None,
-        cache: CachePolicy | None = None,
+        self, name: str, version: str, rules: Sequence[Rule], documents: Documents | None = None
     ) -> None:
+        found = documents or Documents()
         self.name = name
         self.version = version
-        self.routes: Mapping[str, Route] = MappingProxyType({each.name: each for each in routes})
+        self.routes: Mapping[str, Route] = MappingProxyType({e.name: e for e in found.routes})
         """By the name that callers give."""
-        self.budget = budget
+        self.budget = found.budget
         """None: nothing is counted against a limit."""
-        self.cache = cache
+        self.cache = found.cache
         """None: every answer is computed."""
+        self.validators: Mapping[str, Validator] = _named(found.validators)
+        self.redactions: Mapping[str, Redaction] = _named(found.redactions)
+        self.approvals: Mapping[str, Approval] = _named(found.approvals)
+        self.retention = found.retention
+        """None: values are kept."""
+        self.telemetry = found.telemetry
+        self.roles = found.roles
+        """The declared roles; empty: none are declared."""
         # Denies first, each kind in the order of the text: the order of evaluation.
-        self._rules = tuple(sorted(rules, key=lambda rule: rule.effect == "allow"))
+        self._rules = tuple(sorted(rules, key=lambda rule: rule.effect != "deny"))
+        self._by_id = {rule.id: rule for rule in self._rules}
+        self._audited = any(rule.mode == "audit" for rule in self._rules)
         self._index = _index(self._rules)
+        self.names: frozenset[str] = frozenset().union(
+            *(rule.when.names for rule in self._rules if rule.when is not None)
+        )
+        """The declared names that a condition of a rule sees."""
 
     @property
     def rules(self) -> tuple[Rule, ...]:
         """Every rule in the order of evaluation."""
         return self._rules
 
+    def rule(self, rule_id: str) -> Rule | None:
+        """The rule of that id."""
+        return self._by_id.get(rule_id)
+
     def evaluate(self, request: Request) -> Decision:
         """Answer one request. MUST NOT raise, and MUST NOT allow after any error."""
-        return self.trace(request).decision
-
-    def trace(self, request: Request) -> Trace:
-        """As `evaluate`, and which rules matched. Allow rules are not tried after a deny."""
-        matched: list[str] = []
         try:
-            decision = self._decide(request, matched)
+            return self._decide(request)
         except Exception:  # noqa: BLE001 - a request of the wrong types must deny, whatever it breaks
-            decision = _denied(DEFAULT_DENY, "the request cannot be evaluated")
-        return Trace(decision, tuple(matched))
+            return _denied(DEFAULT_DENY, "the request cannot be evaluated")
 
-    def _decide(self, request: Request, matched: list[str]) -> Decision:
+    def _decide(self, request: Request) -> Decision:
         if len(request.roles) > MAX_ROLES:
             return _denied(DEFAULT_DENY, f"the caller has more than {MAX_ROLES} roles")
         bound: Any = None
-        allowing: list[Rule] = []
-        for rule in self._candidates(request):
+        matched: list[Rule] = []
+        trial = _Trial()
+        for rule in self.candidates(request):
             if rule.when is not None:
                 try:
                     if bound is None:
-                        bound = bind(activation(request))
+                        bound = bind(activation(request, self.names))
                     if not rule.when.holds(bound):
                         continue
                 except ConditionFailed as failed:
-                    return _denied(rule.id, f"the condition of rule {rule.id} failed: {failed}")
-            matched.append(rule.id)
-            if rule.effect == "deny":
-                return _denied(rule.id, f"rule {rule.id} denies this")
-            allowing.append(rule)
-        return _allowed(allowing) if allowing else _NOTHING_ALLOWS
+                    if rule.mode == "audit":
+                        trial.denies(rule)
+                        continue
+                    reason = f"the condition of rule {rule.id} failed: {failed}"
+                    return _denied(rule.id, reason, (rule.id,), trial.denied(rule))
+            if rule.mode == "audit":
+                trial.matches(rule)
+            elif rule.effect == "deny":
+                return _denied(
+                    rule.id, f"rule {rule.id} denies this", (rule.id,), trial.denied(rule)
+                )
+            else:
+                matched.append(rule)
+        return self._allowed(matched, trial.allowed(matched))
 
-    def _candidates(self, request: Request) -> Iterable[Rule]:
-        """Rules whose action, roles and models fit, in order of evaluation."""
+    def candidates(self, request: Request) -> Iterable[Rule]:
+        """Rules whose action, roles and names fit, in order of evaluation: all but conditions."""
         by_role = self._index.get(request.action)
         if by_role is None:
             return ()
@@ -109,66 +161,88 @@ class CompiledPolicy:
         for role in request.roles:
             places.update(by_role.get(role, ()))
         rules = (self._rules[place] for place in sorted(places))
-        return (rule for rule in rules if not rule.models or _covers(rule, request.model))
+        return (rule for rule in rules if _covers(rule, request))
+
+    def _allowed(self, matched: Sequence[Rule], would: Would | None) -> Decision:
+        """The first allowing rule names the decision; the smallest limit of all of them holds."""
+        first = next((rule for rule in matched if rule.effect == "allow"), None)
+        ids = tuple(rule.id for rule in matched)
+        if first is None:
+            return _denied(DEFAULT_DENY, _NOTHING, ids, would)
+        limits = [rule.max_tokens for rule in matched if rule.max_tokens is not None]
+        return Decision(
+            True,
+            first.id,
+            f"rule {first.id} allows this",
+            min(limits, default=None),
+            self._obliged(matched),
+            ids,
+            would,
+        )
+
+    def _obliged(self, rules: Sequence[Rule]) -> Obligations:
+        """Every obligation of every rule that matched."""
+        found = [rule.obligations for rule in rules if rule.obligations is not NO_OBLIGATIONS]
+        return self.joined(found)
+
+    def joined(self, several: Sequence[Obligations]) -> Obligations:
+        """Several obligations as one: all of their names, the shortest of their retentions."""
+        if len(several) < 2:
+            return several[0] if several else NO_OBLIGATIONS
+        return Obligations(
+            validators=_distinct(name for each in several for name in each.validators),
+            redactions=_distinct(name for each in several for name in each.redactions),
+            approvals=_distinct(name for each in several for name in each.approvals),
+            retention=min(
+                (each.retention for each in several if each.retention),
+                key=self._days,
+                default="",
+            ),
+            notices=_distinct(text for each in several for text in each.notices),
+        )
+
+    def _days(self, retention: str) -> int:
+        found = None if self.retention is None else self.retention.named(retention)
+        return 0 if found is None else found.days
 
 
-_NOTHING_ALLOWS = Decision(
-    False, DEFAULT_DENY, "no rule allows this action on this model for these roles", None
-)
-
-
-def compile_pack(pack: Pack) -> CompiledPolicy:
-    """Check every document of a pack and compile it.
-
-    Raises: PolicyInvalid listing every problem of every document.
-    """
-    found = _Found()
-    for path in pack.policies():
-        report = Report(path)
-        document = read_document(pack.files[path].encode("utf-8", "surrogatepass"), report)
-        found.problems.extend(report.all())
-        found.take(document, path)
-    if not found.policies and not found.problems:
-        message = "the pack holds no policy document"
-        found.problems.append(Problem("", 0, 0, "", message, "add a policy.yaml"))
-    rules = [rule for policy in found.policies for rule in policy.rules]
-    found.problems += _repeated(rules)
-    found.problems += _repeated_routes(found.routes)
-    if len(rules) > MAX_RULES:
-        message = f"{len(rules)} rules are too many"
-        found.problems.append(Problem("", 0, 0, "", message, f"at most {MAX_RULES} in one pack"))
-    if found.problems:
-        raise PolicyInvalid(found.problems)
-    return CompiledPolicy(pack.name, pack.version, rules, found.routes, found.budget, found.cache)
+_NOTHING = "no rule allows this action on this model for these roles"
 
 
 @dataclass(slots=True)
-class _Found:
-    """The documents of a pack by kind, and what is wrong with them."""
+class _Trial:
+    """What the audited rules would have made of one decision."""
 
-    policies: list[Policy] = field(default_factory=list)
-    routes: list[Route] = field(default_factory=list)
-    budget: Budget | None = None
-    cache: CachePolicy | None = None
-    problems: list[Problem] = field(default_factory=list)
+    matched: list[Rule] = field(default_factory=list)
+    denying: str = ""
+    """The first audited rule that would have denied."""
 
-    def take(self, document: Document | None, path: str) -> None:
-        if isinstance(document, Policy):
-            self.policies.append(document)
-        elif isinstance(document, Route):
-            self.routes.append(document)
-        elif isinstance(document, Budget):
-            self._once(self.budget, "Budget", path)
-            self.budget = document
-        elif isinstance(document, CachePolicy):
-            self._once(self.cache, "Cache", path)
-            self.cache = document
+    def matches(self, rule: Rule) -> None:
+        if rule.effect == "deny":
+            self.denies(rule)
+        else:
+            self.matched.append(rule)
 
-    def _once(self, former: object, kind: str, path: str) -> None:
-        """Two of them would leave open which one holds."""
-        if former is not None:
-            message, fix = f"a second document of kind {kind}", "a pack, or a release, has one"
-            self.problems.append(Problem(path, 1, 1, "", message, fix))
+    def denies(self, rule: Rule) -> None:
+        self.matched.append(rule)
+        self.denying = self.denying or rule.id
+
+    def denied(self, rule: Rule) -> Would | None:
+        """Beside a denial by an enforced rule."""
+        return self._told(False, self.denying or rule.id)
+
+    def allowed(self, enforced: Sequence[Rule]) -> Would | None:
+        """Beside a decision that no rule denied."""
+        if self.denying:
+            return self._told(False, self.denying)
+        allowing = [rule for rule in (*enforced, *self.matched) if rule.effect == "allow"]
+        first = allowing[0].id if allowing else DEFAULT_DENY
+        return self._told(bool(allowing), first)
+
+    def _told(self, allowed: bool, rule: str) -> Would | None:
+        if not self.matched:
+            return None
+        return Would(allowed, rule, tuple(each.id for each in self.matched))
 
 
 def _index(rules: Sequence[Rule]) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -181,47 +255,32 @@ def _index(rules: Sequence[Rule]) -> dict[str, dict[str, tuple[int, ...]]]:
     return {a: {r: tuple(p) for r, p in by_role.items()} for a, by_role in index.items()}
 
 
-def _covers(rule: Rule, model: str) -> bool:
-    return ANY in rule.models or model in rule.models
+def _covers(rule: Rule, request: Request) -> bool:
+    if rule.models and not (ANY in rule.models or request.model in rule.models):
+        return False
+    labels = rule.data_classes
+    if labels and not (ANY in labels or request.data_class in labels):
+        return False
+    resource = RESOURCES.get(request.action)
+    if resource is None:
+        return True
+    names: frozenset[str] = getattr(rule, resource)
+    # Only a rule that names no resource at all means any of them, and an allow rule never does.
+    return not names or ANY in names or request.resource in names
 
 
-def _allowed(rules: Sequence[Rule]) -> Decision:
-    """The first allowing rule names the decision; the smallest limit of all of them holds."""
-    limits = [rule.max_tokens for rule in rules if rule.max_tokens is not None]
-    first = rules[0].id
-    return Decision(True, first, f"rule {first} allows this", min(limits, default=None))
+def _denied(
+    rule: str, reason: str, matched: tuple[str, ...] = (), would: Would | None = None
+) -> Decision:
+    return Decision(False, rule, reason, None, NO_OBLIGATIONS, matched, would)
 
 
-def _denied(rule: str, reason: str) -> Decision:
-    return Decision(False, rule, reason, None)
+T = TypeVar("T", Validator, Redaction, Approval)
 
 
-def _repeated(rules: Sequence[Rule]) -> list[Problem]:
-    """Rule ids are unique in a pack: a record names the rule by its id alone."""
-    first: dict[str, Rule] = {}
-    problems: list[Problem] = []
-    for rule in rules:
-        other = first.setdefault(rule.id, rule)
-        if other is not rule:
-            message = f"rule id {rule.id!r} is taken in {other.file} line {other.line}"
-            problems.append(Problem(rule.file, rule.line, 1, "", message, "choose another id"))
-    return problems
+def _named(documents: Iterable[T]) -> Mapping[str, T]:
+    return MappingProxyType({each.name: each for each in documents})
 
 
-def _repeated_routes(routes: Sequence[Route]) -> list[Problem]:
-    """Callers ask for a route by its name: it is one route's alone, and never a target's."""
-    first: dict[str, Route] = {}
-    problems: list[Problem] = []
-    for route in routes:
-        other = first.setdefault(route.name, route)
-        if other is not route:
-            message = f"route {route.name!r} is defined in {other.file} already"
-            problems.append(Problem(route.file, route.line, 1, "", message, "choose another name"))
-    for route in routes:
-        for i, target in enumerate(route.targets):
-            if target.model in first:
-                message = f"target {target.model!r} is a route"
-                fix = "targets are models of the release"
-                path = f"spec.targets[{i}].model"
-                problems.append(Problem(route.file, route.line, 1, path, message, fix))
-    return problems
+def _distinct(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))

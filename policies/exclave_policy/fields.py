@@ -17,6 +17,12 @@ NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 ROLE = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 MODEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._:/-]{0,126}[A-Za-z0-9])?")
 DATA_CLASS = re.compile(r"[A-Za-z0-9_.:-]{0,64}")
+TOOL = re.compile(r"[A-Za-z0-9_-]{1,64}")
+HOST = re.compile(r"[a-z0-9]([a-z0-9.:-]{0,251}[a-z0-9])?")
+SECRET = NAME
+TENSOR = re.compile(r"[A-Za-z0-9_./:-]{1,128}")
+COUNTRY = re.compile(r"[A-Z]{2}")
+FILE = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,99}/){0,2}[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 VERSION = re.compile(r"[0-9A-Za-z]([0-9A-Za-z.+-]{0,62}[0-9A-Za-z])?")
 
 SHAPES = {
@@ -24,7 +30,12 @@ SHAPES = {
     ROLE: "1 to 63 lower-case letters, digits, dots, hyphens and underscores",
     MODEL: "1 to 128 letters, digits and ._:/-",
     DATA_CLASS: 'at most 64 letters, digits and _.:-; "" is unlabelled data',
+    TOOL: "1 to 64 letters, digits, hyphens and underscores",
+    HOST: "a host in lower case, without a scheme or a port",
     VERSION: "1 to 64 letters, digits and .+-",
+    TENSOR: "1 to 128 letters, digits and _./:-",
+    COUNTRY: "the two capitals of ISO 3166, such as DE",
+    FILE: "the path of a file from the root of the pack, such as schemas/claim.json",
 }
 
 
@@ -81,6 +92,13 @@ class Fields:
             self.wrong(node, name, f"{len(value)} characters are too many", f"at most {limit}")
             return default
         return default if value is None else value
+
+    def said(self, name: str, limit: int) -> str:
+        """A text for people that says something: 1 to `limit` characters."""
+        value, node = self.text(name, limit=limit, default="-"), self.get(name)
+        if node is not None and not value.strip():
+            self.wrong(node, name, "the text is empty", "say something to the caller")
+        return "" if node is None else value
 
     def word(self, name: str, shape: re.Pattern[str], default: str = "") -> str:
         """A string of a given shape."""

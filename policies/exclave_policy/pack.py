@@ -21,7 +21,8 @@ from exclave_policy.source import Report, parse, read_text
 SCHEMA = "exclave.pack/v1"
 MAX_PACK = 1024 * 1024
 """Most bytes of a packed pack."""
-MAX_FILES = 64
+MAX_FILES = 256
+"""Of several packs together, too."""
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
 _PATH = re.compile(rf"(?:{_PART}/){{0,3}}{_PART}")
@@ -36,7 +37,7 @@ _SHIPPED = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """A pack's name, version and files. Not yet checked: `evaluate.compile_pack` does that."""
+    """A pack's name, version and files. Not yet checked: `compile.compile_pack` does that."""
 
     name: str
     version: str

@@ -24,7 +24,8 @@ from exclave_agent.decide.calls import (
 from exclave_agent.decide.pipeline import Pipeline
 from exclave_agent.ports import ActiveRelease, Caller, Delta, ModelInfo, ModelSet
 from exclave_agent.telemetry.metrics import Metrics
-from exclave_policy.evaluate import CompiledPolicy, compile_pack
+from exclave_policy.compile import compile_pack
+from exclave_policy.evaluate import CompiledPolicy
 from exclave_policy.pack import pack_files, unpack
 
 from .clock import FakeClock, SequentialIds

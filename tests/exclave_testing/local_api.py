@@ -20,7 +20,8 @@ from exclave_agent.decide.pipeline import Pipeline
 from exclave_agent.errors import NoRelease
 from exclave_agent.ports import ActiveRelease, Caller, ModelSpec
 from exclave_agent.telemetry.metrics import Metrics
-from exclave_policy.evaluate import CompiledPolicy, compile_pack
+from exclave_policy.compile import compile_pack
+from exclave_policy.evaluate import CompiledPolicy
 from exclave_policy.pack import pack_files, unpack
 from exclave_protocol.leaf import Leaf
 
@@ -53,6 +54,11 @@ spec:
       actions: [chat, complete]
       models: ["*"]
       limits: {{max_tokens: {CAP}}}
+    - id: analysts-tools
+      effect: allow
+      subjects: {{roles: [analyst]}}
+      actions: [call_tool]
+      tools: ["*"]
     - id: analysts-tensors
       effect: allow
       subjects: {{roles: [analyst]}}

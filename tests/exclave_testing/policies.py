@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from exclave_policy.compile import compile_pack
 from exclave_policy.errors import PolicyInvalid, Problem
-from exclave_policy.evaluate import CompiledPolicy, compile_pack
+from exclave_policy.evaluate import CompiledPolicy
 from exclave_policy.model import Request
 from exclave_policy.pack import Pack
 

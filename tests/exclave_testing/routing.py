@@ -35,6 +35,13 @@ spec:
       subjects: {roles: [analyst]}
       actions: [chat, complete, embed, rerank, infer]
       models: ["*"]
+    - id: analysts-reach
+      effect: allow
+      subjects: {roles: [analyst]}
+      actions: [call_tool, use_endpoint, use_secret]
+      tools: ["*"]
+      endpoints: ["*"]
+      secrets: ["*"]
     - id: not-forbidden
       effect: deny
       models: [forbidden]
@@ -97,6 +104,7 @@ class Desk:
     def __init__(
         self,
         *documents: str,
+        policy: str = ALLOW_ALL,
         models: tuple[ModelInfo, ...] = (model("big"), model("small"), model("forbidden")),
         cache: Cache | None = None,
         referrals: FakeReferrals | None = None,
@@ -109,7 +117,7 @@ class Desk:
         self.referrals = FakeReferrals() if referrals is None else referrals
         self.budgets = Budgets(self.log.ledger, self.clock)
         self.releases = FakeReleases()
-        self.activate(compile_policy(ALLOW_ALL, *documents))
+        self.activate(compile_policy(policy, *documents))
         self.pipeline = Pipeline(
             self.releases,
             self.log,

@@ -18,7 +18,7 @@ from exclave_agent.decide.budget import Budgets
 from exclave_agent.decide.calls import GenerateCall
 from exclave_agent.decide.worst import Worst
 from exclave_agent.ports import ActiveRelease, Caller, LeafDraft, LedgerEntry, ModelInfo, Price
-from exclave_policy.evaluate import compile_pack
+from exclave_policy.compile import compile_pack
 from exclave_policy.pack import Pack
 from exclave_protocol.canonical import JsonValue
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from exclave_policy.cases import run_cases
 from exclave_policy.errors import PolicyInvalid
+from exclave_policy.workbench.cases import run_cases
 from exclave_testing.policies import allow, deny, document, pack_of
 
 POLICY = json.dumps(
@@ -141,3 +141,78 @@ def test_a_pack_without_cases_is_refused() -> None:
 
 def test_cases_may_stand_under_a_field() -> None:
     assert run_cases(pack_of(POLICY, cases=json.dumps({"cases": [case()]}))).ok
+
+
+# --- what else a case can say ---------------------------------------------------------------------
+
+WATCHED = json.dumps(
+    document(
+        allow("a", data_classes=["", "public"]),
+        allow("t", actions=["call_tool"], tools=["lookup"]),
+        {"id": "short", "effect": "oblige", "limits": {"max_tokens": 5}},
+        deny("d", mode="audit", when='run.workflow == "night" && (time.day > 20 || model.remote)'),
+    )
+)
+
+
+def watched(*cases: dict[str, Any]) -> Any:
+    return run_cases(pack_of(WATCHED, cases=json.dumps(cases)))
+
+
+def test_a_case_names_tools_audited_rules_and_everything_that_matched() -> None:
+    would = {"allowed": False, "rule": "d"}
+    report = watched(
+        case(
+            "night",
+            {"allowed": True, "rule": "a", "matched": ["a", "short"], "would": would},
+            workflow="night",
+            day=21,
+        ),
+        case("tool", {"allowed": True, "rule": "t"}, action="call_tool", tool="lookup"),
+        case("other", {"allowed": False, "rule": "default-deny"}, action="call_tool", tool="rm"),
+        case("remote", {"allowed": True, "rule": "a"}, workflow="night", remote=True),
+    )
+    assert report.ok, str(report)
+    assert report.complete
+    missed = [(branch.term, branch.value) for branch in report.missed]
+    assert missed == []
+    assert report.branch_coverage == 1.0
+
+
+@pytest.mark.parametrize(
+    ("expect", "text"),
+    [
+        ({"matched": ["a"]}, "expected the rules a to match, but it was a, short"),
+        ({"would": {"allowed": True, "rule": "a"}}, "expected an audited rule to match"),
+        ({"obligations": {"validators": ["v"]}}, "expected validators v, found none"),
+    ],
+)
+def test_a_failure_names_what_else_was_not_as_expected(expect: dict[str, Any], text: str) -> None:
+    report = watched(case(expect={"allowed": True, "rule": "a"} | expect))
+    assert text in report.failures[0].text
+
+
+def test_branches_that_no_case_takes_are_named() -> None:
+    report = watched(case("night", {"allowed": True, "rule": "a"}, workflow="night"))
+    assert report.branches == 6
+    assert [(branch.term, branch.value) for branch in report.missed] == [
+        ('run.workflow == "night"', False),
+        ("time.day > 20", True),
+        ("model.remote", True),
+    ]
+    assert "rule d: never true: model.remote" in str(report.missed[-1])
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"tool": "lookup"}, "chat is about no tool"),
+        ({"action": "call_tool"}, "field 'tool' is missing"),
+        ({"action": "use_endpoint", "endpoint": "HTTPS://X"}, "not a valid name"),
+        ({"minute": 60}, "from 0 to 59"),
+        ({"priority": "soon"}, "'soon' is not allowed here"),
+        ({"data_class": "a b"}, "not a valid name"),
+    ],
+)
+def test_a_request_that_could_not_be_is_refused(given: dict[str, Any], text: str) -> None:
+    assert any(text in fault for fault in faults([case(**given)]))

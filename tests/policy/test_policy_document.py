@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from exclave_policy.compile import compile_pack
 from exclave_policy.document import MAX_RULES
-from exclave_policy.evaluate import compile_pack
 from exclave_testing.policies import HEAD, allow, deny, document, pack_of, problems
 
 RULE = """    - id: a

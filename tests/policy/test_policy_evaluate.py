@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exclave_policy.compile import compile_pack
 from exclave_policy.errors import PolicyInvalid
-from exclave_policy.evaluate import MAX_ROLES, compile_pack
-from exclave_policy.model import ACTIONS, DEFAULT_DENY, Decision, Request
+from exclave_policy.evaluate import MAX_ROLES
+from exclave_policy.model import DEFAULT_DENY, MODEL_ACTIONS, Decision, Request
 from exclave_policy.pack import Pack
 from exclave_testing.policies import allow, ask, compiled, deny, document, pack_of
 
@@ -53,7 +54,7 @@ def test_deny_overrides_wherever_it_stands() -> None:
 
 def test_a_deny_rule_is_about_what_it_names() -> None:
     policy = compiled(
-        allow("a", actions=list(ACTIONS)),
+        allow("a", actions=list(MODEL_ACTIONS)),
         deny("d", subjects={"roles": ["intern"]}, actions=["infer"], models=["x"]),
     )
     assert policy.evaluate(ask()).allowed
@@ -87,12 +88,12 @@ def test_an_error_is_not_reached_when_its_rule_does_not_fit() -> None:
     assert policy.evaluate(ask()).allowed
 
 
-def test_a_trace_names_the_rules_that_matched() -> None:
+def test_a_decision_names_the_rules_that_matched() -> None:
     policy = compiled(
         allow("a"), allow("b", when="request.stream"), allow("c"), deny("d", when="false")
     )
-    assert policy.trace(ask()).matched == ("a", "c")
-    assert policy.trace(ask(stream=True)).matched == ("a", "b", "c")
+    assert policy.evaluate(ask()).matched == ("a", "c")
+    assert policy.evaluate(ask(stream=True)).matched == ("a", "b", "c")
 
 
 def test_too_many_roles_deny() -> None:

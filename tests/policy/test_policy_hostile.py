@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exclave_policy.cases import run_cases
+from exclave_policy.compile import compile_pack
 from exclave_policy.conditions import (
     MAX_DEPTH,
     MAX_OPERATORS,
@@ -26,9 +26,9 @@ from exclave_policy.conditions import (
     compile_condition,
 )
 from exclave_policy.errors import PolicyInvalid
-from exclave_policy.evaluate import compile_pack
 from exclave_policy.pack import Pack, unpack
 from exclave_policy.schema import VARIABLES, activation
+from exclave_policy.workbench.cases import run_cases
 from exclave_testing.policies import HEAD, allow, ask, document
 
 D, N = MAX_DEPTH, MAX_OPERATORS
@@ -67,7 +67,7 @@ FAR = [
 PROGRAM = """
 import json, sys, threading
 from exclave_policy.conditions import ConditionInvalid, ConditionFailed, bind, compile_condition
-from exclave_policy.evaluate import compile_pack
+from exclave_policy.compile import compile_pack
 from exclave_policy.errors import PolicyInvalid
 from exclave_policy.model import Request
 from exclave_policy.pack import Pack, unpack

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exclave_policy.compile import compile_pack
 from exclave_policy.errors import PolicyInvalid
-from exclave_policy.evaluate import compile_pack
 from exclave_policy.pack import (
     MAX_FILES,
     MAX_PACK,

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from exclave_policy.cases import run_cases
-from exclave_policy.evaluate import compile_pack
+from exclave_policy.compile import compile_pack
 from exclave_policy.pack import combine, encode, load_directory, unpack
+from exclave_policy.workbench.cases import run_cases
 from exclave_testing.policies import ask
 
 PACKS = Path(__file__).parents[2] / "policies" / "packs"

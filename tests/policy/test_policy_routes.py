@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import exclave_policy
+from exclave_policy.compile import compile_pack
 from exclave_policy.document import KINDS, read_document
-from exclave_policy.evaluate import compile_pack
+from exclave_policy.kinds.routes import BreakerRule, Otherwise, Retry, Route, problems_of
 from exclave_policy.pack import combine
-from exclave_policy.routes import BreakerRule, Otherwise, Retry, Route, problems_of
 from exclave_policy.source import Report
 from exclave_testing.damage import damaged
 from exclave_testing.policies import allow, document, pack_of, problems
@@ -142,7 +142,7 @@ def test_every_kind_is_compiled_into_the_policy() -> None:
     policy = compile_pack(pack_of(POLICY, TEXT))
     assert list(policy.routes) == ["best"]
     assert (policy.budget, policy.cache) == (None, None)
-    assert set(KINDS) == {"Policy", "Route", "Budget", "Cache"}
+    assert len(KINDS) == 9
     assert {path.name.split(".")[0].capitalize() for path in SCHEMAS.iterdir()} == set(KINDS)
 
 

@@ -44,6 +44,21 @@ FULL = document(
     allow("a", when="request.stream", limits={"max_tokens": 5}, description="x", models=["m"]),
     deny("d", subjects={"roles": ["*"]}, actions=["infer"], models=["*"]),
     deny("e"),
+    allow(
+        "t",
+        actions=["call_tool", "use_endpoint", "use_secret"],
+        tools=["lookup"],
+        endpoints=["api.example.com"],
+        secrets=["*"],
+        data_classes=["", "public"],
+        mode="audit",
+    ),
+    {
+        "id": "o",
+        "effect": "oblige",
+        "limits": {"max_tokens": 9},
+        "mode": "enforce",
+    },
 )
 
 
@@ -56,12 +71,31 @@ ODD = st.one_of(
     st.booleans(),
     st.integers(-3, 2**33),
     st.floats(allow_nan=False, allow_infinity=False).filter(lambda x: x != int(x)),
-    st.sampled_from(["", "*", "chat", "allow", "deny", "a", "A b", "default-deny", "x" * 2000]),
-    st.sampled_from([[], ["*"], ["*", "a"], ["a", "a"], ["chat", "embed"], [1], {}, [[]]]),
+    st.sampled_from(
+        [
+            "",
+            "*",
+            "chat",
+            "allow",
+            "deny",
+            "oblige",
+            "audit",
+            "a",
+            "A b",
+            "default-deny",
+            "x" * 2000,
+        ]
+    ),
+    st.sampled_from(
+        [[], ["*"], ["*", "a"], ["a", "a"], ["chat", "embed"], ["call_tool"], ["é"], [1], {}, [[]]]
+    ),
     st.sampled_from([{"roles": ["r"]}, {"max_tokens": 7}, {"max_tokens": 0}, {"x": 1}]),
 )
 NAMES = st.sampled_from(
-    ["id", "effect", "limits", "models", "extra", "description", "kind", "spec"]
+    [
+        *("id", "effect", "limits", "models", "extra", "description", "kind", "spec"),
+        *("mode", "tools", "endpoints", "data_classes", "obligations", "actions", "validators"),
+    ]
 )
 
 

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import exclave_policy
-from exclave_policy.budgets import Budget, Limits
-from exclave_policy.caching import CachePolicy, Semantic, problems_of
+from exclave_policy.compile import compile_pack
 from exclave_policy.errors import PolicyInvalid
-from exclave_policy.evaluate import CompiledPolicy, compile_pack
+from exclave_policy.evaluate import CompiledPolicy
+from exclave_policy.kinds.budgets import Budget, Limits
+from exclave_policy.kinds.caching import CachePolicy, Semantic, problems_of
 from exclave_policy.pack import Pack
 from exclave_testing.damage import damaged
 from exclave_testing.policies import allow, document
@@ -262,3 +263,13 @@ def test_similar_questions_need_a_model_that_embeds_on_the_machine() -> None:
         (problem,) = problems_of(cache, local)
         assert "embed_model embedder" in problem
     assert problems_of(replace(cache, semantic=None), {}) == problems_of(None, {}) == []
+
+
+def test_accounts_know_their_lines() -> None:
+    found = budget()
+    team = found.teams[0]
+    workflow = team.workflows["triage"]
+    assert workflow.run is not None
+    lines = (found.tenant, team, team.limits, workflow, workflow.limits, workflow.run)
+    assert [each.line for each in lines] == [6, 9, 9, 16, 16, 19]
+    assert (found.file, found.line) == ("policies/budget.yaml", 1)

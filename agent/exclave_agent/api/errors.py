@@ -74,6 +74,8 @@ _STATUS: dict[type[AgentError], tuple[int, str]] = {
     BodyTimeout: (408, _INVALID),
     BodyTooLarge: (413, _INVALID),
     UnsupportedMedia: (415, _INVALID),
+    tree.ApprovalNeeded: (403, "permission_error"),
+    tree.InputRefused: (422, _INVALID),
     tree.OutputInvalid: (422, "output_invalid_error"),
     tree.Quarantined: (422, _INVALID),
     tree.BudgetExceeded: (429, "insufficient_quota"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from exclave_agent.errors import BudgetExceeded
-from exclave_policy.budgets import Budget, Limits, Period, Team
+from exclave_policy.kinds.budgets import Budget, Limits, Period, Team
 
 from .calls import Call
 

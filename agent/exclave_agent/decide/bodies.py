@@ -15,6 +15,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from exclave_agent.ports import ActiveRelease, Generate, Message, Tensor, ToolCall
+from exclave_policy.evaluate import CompiledPolicy
+from exclave_policy.model import Decision
 from exclave_protocol.canonical import JsonValue
 from exclave_protocol.leaf import format_time
 
@@ -23,7 +25,7 @@ from .calls import Call, EmbedCall, GenerateCall, InferCall, RerankCall
 
 if TYPE_CHECKING:
     from .jobs import Answer
-    from .route import Attempt, Plan
+    from .route import Attempt, Choice, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Constants:
     release_body: dict[str, JsonValue]
     models: Mapping[str, dict[str, JsonValue]]
     routes: Collection[str]
+    policy: CompiledPolicy | None
 
     @staticmethod
     def of(release: ActiveRelease) -> Constants:
@@ -48,19 +51,20 @@ class Constants:
                 for name, info in release.models.models().items()
             },
             release.policy.routes.keys(),
+            release.policy,
         )
 
     @staticmethod
     def none() -> Constants:
         """Before the first release."""
-        return Constants(None, "", {}, {}, ())
+        return Constants(None, "", {}, {}, (), None)
 
 
 def intent(
     constants: Constants,
     call: Call,
     plan: Plan,
-    rule: str,
+    verdict: Decision | None,
     params: dict[str, JsonValue],
     received_ns: int,
 ) -> dict[str, JsonValue]:
@@ -73,11 +77,39 @@ def intent(
         "model": targets[0] if targets else {"name": None},
         "route": plan.name or None,
         "targets": targets,
-        "policy": {"digest": constants.policy_digest, "rule": rule},
+        "policy": ruled(constants, verdict),
+        "grants": [granted(choice) for choice in plan.choices if choice.grants],
         "release": constants.release_body,
         "params": params,
         "data_class": call.data_class,
         "received": format_time(received_ns),
+    }
+
+
+def ruled(constants: Constants, verdict: Decision | None) -> JsonValue:
+    """The policy's word, by the ids of its rules; what made them match is in the vault."""
+    if verdict is None:
+        return {"digest": constants.policy_digest, "rule": ""}
+    would = verdict.would
+    return {
+        "digest": constants.policy_digest,
+        "rule": verdict.rule,
+        "matched": list(verdict.matched),
+        "would": None
+        if would is None
+        else {"allowed": would.allowed, "rule": would.rule, "matched": list(would.matched)},
+    }
+
+
+def granted(choice: Choice) -> JsonValue:
+    """What one target may use besides itself. A tool's name is the caller's text, and told only
+    where a rule names it."""
+    return {
+        "model": choice.info.name,
+        "grants": [
+            {"action": each.action, "name": each.name or None, "rule": each.rule}
+            for each in choice.grants
+        ],
     }
 
 

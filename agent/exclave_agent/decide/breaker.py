@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from exclave_agent.ports import BreakerState
-from exclave_policy.routes import BreakerRule
+from exclave_policy.kinds.routes import BreakerRule
 
 MAX_OUTCOMES = 512
 """Outcomes of a window that are remembered; the oldest go first."""

@@ -21,7 +21,7 @@ from exclave_agent.ports import (
     ModelInfo,
     Price,
 )
-from exclave_policy.budgets import MICRO, Budget
+from exclave_policy.kinds.budgets import MICRO, Budget
 
 from .accounts import Account, Periods, accounts_of, all_accounts, is_run, workflow_of
 from .calls import Call

@@ -29,7 +29,7 @@ from exclave_agent.ports import (
     Sampling,
     ToolCall,
 )
-from exclave_policy.caching import CachePolicy, Semantic
+from exclave_policy.kinds.caching import CachePolicy, Semantic
 from exclave_protocol.canonical import CanonicalError, JsonValue, decode, encode
 
 from .bodies import decimal

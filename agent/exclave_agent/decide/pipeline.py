@@ -35,7 +35,7 @@ from exclave_protocol.canonical import JsonValue
 
 from . import bodies, spans
 from .attempts import Attempts
-from .authorize import authorize, enforce
+from .authorize import enforce, request_of
 from .budget import Budgets, budget
 from .cache import Cache, CachedAnswer, Completion
 from .calls import (
@@ -288,13 +288,14 @@ class Pipeline:
         """Ask the policy about what was asked for, then who may answer."""
         entry, call, release = decision.entry, decision.call, decision.release
         with self._tracer.span("route"):
-            verdict = authorize(release.policy, call, entry.received_ns)
-            entry.rule = verdict.rule
+            info = release.models.models().get(call.model)
+            entry.request = request_of(call, entry.received_ns, info=info)
+            verdict = entry.verdict = release.policy.evaluate(entry.request)
             enforce(verdict, call.decision)
             if isinstance(call, GenerateCall):
                 budget(call.max_tokens, verdict.max_tokens)
             now = self._clock.monotonic()
-            return self._router.plan(release, call, verdict.max_tokens, entry.received_ns, now)
+            return self._router.plan(release, call, verdict, entry.received_ns, now)
 
     def _reserve(self, decision: _Decision, plan: Plan) -> None:
         """Hold the worst case of every attempt, each at its own model's price: as many as the

@@ -23,6 +23,9 @@ from exclave_agent.ports import (
     LeafDraft,
     LedgerEntry,
 )
+from exclave_policy.model import Decision, Request
+from exclave_policy.recorded import explained
+from exclave_policy.schema import CONTENT
 from exclave_protocol.canonical import JsonValue
 
 from . import bodies
@@ -129,7 +132,8 @@ class Entry:
         "outcome",
         "plan",
         "received_ns",
-        "rule",
+        "request",
+        "verdict",
     )
 
     def __init__(
@@ -148,8 +152,10 @@ class Entry:
         self._intent: IntentTask | None = None
         self._result: asyncio.Task[Receipt | StorageError | None] | None = None
         self.received_ns = received_ns
-        self.rule = ""
-        """The policy's rule, once it has spoken."""
+        self.request: Request | None = None
+        """What the policy was asked about the name that was asked for."""
+        self.verdict: Decision | None = None
+        """What it said."""
         self.plan: Plan | None = None
         """Who may answer, once that is known."""
         self._current: Drafted | None = None
@@ -179,8 +185,8 @@ class Entry:
         call, ledger = self._call, [_reserved(choice) for choice in self._held]
         draft = LeafDraft(
             "INTENT",
-            bodies.intent(self._constants, call, self.plan, self.rule, params, self.received_ns),
-            bodies.asked(call),
+            bodies.intent(self._constants, call, self.plan, self.verdict, params, self.received_ns),
+            bodies.asked(call) | self._explained(),
             call.subject,
             tuple(entry for entries in ledger for entry in entries),
         )
@@ -275,7 +281,7 @@ class Entry:
             "outcome": end.outcome,
             "reason": end.reason,
             "finish": None if answer is None else answer.finish,
-            "policy": {"digest": self._constants.policy_digest, "rule": self.rule},
+            "policy": bodies.ruled(self._constants, self.verdict),
             "tokens_in": None if answer is None else answer.prompt_tokens,
             "tokens_out": None if answer is None else answer.completion_tokens,
             "latency_us": int(end.seconds * 1e6),
@@ -293,7 +299,7 @@ class Entry:
     def _private(self, end: End, intent: Appended | None) -> dict[str, JsonValue]:
         private: dict[str, JsonValue] = {}
         if intent is None:
-            private = bodies.asked(self._call)
+            private = bodies.asked(self._call) | self._explained()
             if not self._known():
                 private["model"] = self._call.model
         if end.output is not None:
@@ -302,6 +308,14 @@ class Entry:
             private["discarded"] = self._discarded
         return private
 
+    def _explained(self) -> dict[str, JsonValue]:
+        if self.request is None or self.verdict is None:
+            return {}
+        policy = self._constants.policy
+        if policy is None:
+            return {}
+        return {"policy": explained(policy, self.request, self.verdict, CONTENT)}
+
     def _known(self) -> bool:
         """Whether what was asked for is a signed name."""
         return self._call.model in self._constants.models or bool(self._route_name())
@@ -309,6 +323,11 @@ class Entry:
     def _route_name(self) -> str:
         routes = self._constants.routes
         return self._call.model if self._call.model in routes else ""
+
+    @property
+    def rule(self) -> str:
+        """The policy's rule; "" before it has spoken."""
+        return "" if self.verdict is None else self.verdict.rule
 
     @property
     def names(self) -> tuple[str, str]:

@@ -6,7 +6,7 @@ traffic, so that a failing target is not asked several times as often as a healt
 
 from __future__ import annotations
 
-from exclave_policy.routes import Retry
+from exclave_policy.kinds.routes import Retry
 
 
 class RetryBudget:

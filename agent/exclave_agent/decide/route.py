@@ -16,13 +16,15 @@ from exclave_agent.ports import (
 )
 from exclave_policy.conditions import ConditionFailed, bind
 from exclave_policy.evaluate import CompiledPolicy
-from exclave_policy.routes import Limits, Otherwise, Retry, Route, Target
+from exclave_policy.kinds.routes import Limits, Otherwise, Retry, Route, Target
+from exclave_policy.model import NO_OBLIGATIONS, Decision, Obligations
 from exclave_policy.schema import activation
 
-from .authorize import action_of, authorize, request_of
+from .authorize import UNSEEN, Seen, action_of, authorize, enforce, request_of
 from .breaker import Breaker
 from .budget import Reservation, default_tokens
 from .calls import Call, GenerateCall
+from .grants import NOTHING_MORE, Grant, grants
 from .retry import RetryBudget
 
 ENDPOINT_RULE = "endpoint"
@@ -84,6 +86,11 @@ class Choice:
     reservation: Reservation | None = None
     usage: Usage | None = None
     """What asking it used; None: it was not asked, or computed nothing."""
+    grants: tuple[Grant, ...] = ()
+    """What the policy allowed besides the model itself."""
+    obligations: Obligations = NO_OBLIGATIONS
+    """What the policy asks for along with an answer of this target: of the name asked for, of the
+    target itself and of what it needs (tools, endpoint, secret) together."""
 
 
 @dataclass(slots=True)
@@ -132,10 +139,16 @@ class Router:
         """Routes of models that were asked for by their own names."""
 
     def plan(
-        self, release: ActiveRelease, call: Call, cap: int | None, wall_ns: int, now: float
+        self,
+        release: ActiveRelease,
+        call: Call,
+        asked: Decision,
+        wall_ns: int,
+        now: float,
+        seen: Seen = UNSEEN,
     ) -> Plan:
-        """Who may answer `call`. `cap`: most tokens of answer by the policy on the name asked
-        for. `now`: of `Clock.monotonic`, seconds.
+        """Who may answer `call`. `asked`: the policy's word on the name asked for, an allowing
+        one. `now`: of `Clock.monotonic`, seconds.
 
         Raises: UnknownModel, whose text never repeats the name, which is the caller's;
         TooManyTokens and PolicyDenied of a model that was asked for by its own name.
@@ -144,12 +157,12 @@ class Router:
             self._obey(release)
         route = release.policy.routes.get(call.model)
         if route is None:
-            return self._implicit(release, call, cap)
+            return self._implicit(release, call, asked, wall_ns, seen)
         if action_of(call) not in route.actions:
             raise _not_served(route.actions, call, "route")
         retries = self._retries[route.name]
         plan = Plan(route, False, retries)
-        judge = _Judge(release, call, cap, wall_ns)
+        judge = _Judge(release, call, asked, wall_ns, seen)
         models = release.models.models()
         for place, target in enumerate(route.targets):
             info = models.get(target.model)
@@ -157,11 +170,19 @@ class Router:
             if outcome or info is None:
                 plan.skip(place, outcome)
                 continue
-            choice = Choice(target, info, self._breaker(route, info), place)
+            allowed = judge.granted
+            choice = Choice(
+                target,
+                info,
+                self._breaker(route, info),
+                place,
+                grants=allowed.grants,
+                obligations=allowed.obligations,
+            )
             outcome = self._unready(choice, now)
             if not outcome and isinstance(call, GenerateCall):
                 try:
-                    choice.request = request_for(call, info, judge.cap, target.limits)
+                    choice.request = request_for(call, info, allowed.max_tokens, target.limits)
                 except TooManyTokens as error:
                     plan.too_long, outcome = error, "too_long"
             if outcome:
@@ -177,7 +198,9 @@ class Router:
             for (route, target, _), each in self._breakers.items()
         ]
 
-    def _implicit(self, release: ActiveRelease, call: Call, cap: int | None) -> Plan:
+    def _implicit(
+        self, release: ActiveRelease, call: Call, asked: Decision, wall_ns: int, seen: Seen
+    ) -> Plan:
         """The plan of a model that was asked for by its own name: that model, once."""
         info = route(release, call)
         if info.data_classes is not None and call.data_class not in info.data_classes:
@@ -187,13 +210,19 @@ class Router:
                 rule=ENDPOINT_RULE,
                 decision_id=call.decision,
             )
+        granted = grants(release.policy, call, wall_ns, seen, info)
+        if granted.denied is not None:
+            enforce(granted.denied, call.decision, granted.what)
+        allowed = granted.joined(release.policy, (asked,))
         own = self._own.get(info.name)
         if own is None:
             own = Route(info.name, "", "", info.actions, (Target(info.name),), _ONCE, None)
             self._own[info.name] = own
-        choice = Choice(own.targets[0], info, _ALWAYS)
+        choice = Choice(
+            own.targets[0], info, _ALWAYS, grants=allowed.grants, obligations=allowed.obligations
+        )
         if isinstance(call, GenerateCall):
-            choice.request = request_for(call, info, cap)
+            choice.request = request_for(call, info, allowed.max_tokens)
         return Plan(own, True, _NEVER, [choice])
 
     def _unready(self, choice: Choice, now: float) -> str:
@@ -244,14 +273,17 @@ _ALWAYS = Breaker(None)
 class _Judge:
     """Whether targets are permitted for one call, whatever their state."""
 
-    def __init__(self, release: ActiveRelease, call: Call, cap: int | None, wall_ns: int) -> None:
+    def __init__(
+        self, release: ActiveRelease, call: Call, asked: Decision, wall_ns: int, seen: Seen
+    ) -> None:
         self._policy = release.policy
         self._call = call
-        self._asked_cap = cap
+        self._asked = asked
+        self._seen = seen
         self._wall_ns = wall_ns
         self._bound: Any = None
-        self.cap: int | None = None
-        """Most tokens of answer that the policy allows on the last target judged."""
+        self.granted = NOTHING_MORE
+        """What the policy allows, and asks for, on the last target judged."""
 
     def against(self, target: Target, info: ModelInfo | None) -> str:
         """What speaks against a target, or ""."""
@@ -260,11 +292,13 @@ class _Judge:
             return "absent"
         if action_of(call) not in info.actions:
             return "action"
-        verdict = authorize(self._policy, call, self._wall_ns, info.name)
+        verdict = authorize(self._policy, call, self._wall_ns, self._seen, info)
         if not verdict.allowed:
             return "denied"
-        caps = [cap for cap in (self._asked_cap, verdict.max_tokens) if cap is not None]
-        self.cap = min(caps, default=None)
+        granted = grants(self._policy, call, self._wall_ns, self._seen, info)
+        if granted.denied is not None:
+            return "denied"
+        self.granted = granted.joined(self._policy, (self._asked, verdict))
         if info.data_classes is not None and call.data_class not in info.data_classes:
             return "data_class"
         if not self._holds(target):
@@ -277,7 +311,7 @@ class _Judge:
             return True
         try:
             if self._bound is None:
-                self._bound = bind(activation(request_of(self._call, self._wall_ns)))
+                self._bound = bind(activation(request_of(self._call, self._wall_ns, self._seen)))
             return target.when.holds(self._bound)
         except ConditionFailed:
             return False

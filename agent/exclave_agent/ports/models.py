@@ -66,6 +66,10 @@ class ModelInfo:
     """Of a LoRA adapter: the model that it adapts."""
     price: Price | None = None
     """What its tokens cost; None: nothing is known, which a budget in money refuses."""
+    endpoint: str = ""
+    """Of a remote one: the host that it is asked at, lower case."""
+    secret: str = ""
+    """Of a remote one: the name of the secret that it is asked with; "": none is needed."""
 
 
 @dataclass(frozen=True, slots=True)

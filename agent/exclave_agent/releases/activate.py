@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import TracebackType
 from typing import Final
 
@@ -27,14 +27,19 @@ from exclave_agent.ports import (
 )
 from exclave_agent.releases.prepare import Prepared
 from exclave_agent.releases.state import ReleaseState, StateFile
-from exclave_policy import caching, routes
+from exclave_policy.beside import Known, problems_of
+from exclave_policy.compile import compile_pack
 from exclave_policy.errors import PolicyInvalid
-from exclave_policy.evaluate import CompiledPolicy, compile_pack
+from exclave_policy.evaluate import CompiledPolicy
+from exclave_policy.model import Obligations
 from exclave_policy.pack import unpack
+from exclave_policy.schema import CONTENT
 
 log = logging.getLogger(__name__)
 
 _SHOWN_PROBLEMS: Final = 3
+CARRIED_OUT: Final[frozenset[str]] = frozenset()
+"""Fields of `exclave_policy.model.Obligations` that the decision path carries out."""
 
 
 class _Loaded:
@@ -254,13 +259,33 @@ class Activator:
 
 
 def _check_models(policy: CompiledPolicy, models: ModelSet) -> None:
-    """Raises: ReleaseRefused when the routes or the cache do not fit the release's models."""
-    infos = models.models()
-    local = {name: info.actions for name, info in infos.items() if not info.remote}
-    problems = routes.problems_of(policy.routes, {n: info.actions for n, info in infos.items()})
-    problems += caching.problems_of(policy.cache, local)
+    """Raises: ReleaseRefused when the policy does not fit the release's models."""
+    problems = problems_of(
+        policy,
+        {name: Known(info.actions, info.remote) for name, info in models.models().items()},
+    )
+    problems = [*problems, *_not_carried_out(policy)]
     if problems:
         raise ReleaseRefused(f"policy: {_shown(problems)}", code="policy_invalid")
+
+
+def _not_carried_out(policy: CompiledPolicy) -> list[str]:
+    """What this version only reads must not be taken for something that it does."""
+    unseen = [
+        f"a condition sees {name}, which this version of the agent does not find out"
+        for name in sorted(policy.names & CONTENT)
+    ]
+    unread = [
+        f"the agent of this version does not keep to a document of kind {kind}"
+        for kind, found in (("Retention", policy.retention), ("Telemetry", policy.telemetry))
+        if found is not None
+    ]
+    return [*unseen, *unread] + [
+        f"rule {rule.id} obliges to what this version of the agent cannot do: {field.name}"
+        for rule in policy.rules
+        for field in fields(Obligations)
+        if getattr(rule.obligations, field.name) and field.name not in CARRIED_OUT
+    ]
 
 
 def _problems(error: PolicyInvalid) -> str:

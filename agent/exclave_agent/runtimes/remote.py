@@ -150,6 +150,8 @@ class RemoteModel:
             remote=True,
             data_classes=frozenset(endpoint.data_classes),
             price=None if endpoint.price is None else _price(endpoint.price),
+            endpoint=endpoint.host,
+            secret=endpoint.secret,
         )
 
     async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:

@@ -10,8 +10,8 @@ from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from exclave_coordinator.errors import Invalid, Precondition
 from exclave_coordinator.ports import Artifacts, Release
+from exclave_policy.compile import compile_pack
 from exclave_policy.errors import PolicyInvalid
-from exclave_policy.evaluate import compile_pack
 from exclave_policy.pack import unpack
 from exclave_protocol.errors import ReleaseError
 from exclave_protocol.release import ReleaseManifest, release_path

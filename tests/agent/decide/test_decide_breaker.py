@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from exclave_agent.decide.breaker import Breaker
 from exclave_agent.decide.retry import RetryBudget
-from exclave_policy.routes import BreakerRule, Retry
+from exclave_policy.kinds.routes import BreakerRule, Retry
 
 RULE = BreakerRule(
     window_seconds=60,

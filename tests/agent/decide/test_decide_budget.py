@@ -18,7 +18,7 @@ from exclave_agent.decide.calls import EmbedCall, GenerateCall, InferCall, Reran
 from exclave_agent.decide.worst import Worst, worst_case
 from exclave_agent.errors import BudgetExceeded, StorageError
 from exclave_agent.ports import ActiveRelease, Caller, Message, ModelInfo, Price, Tensor, Tool
-from exclave_policy.evaluate import compile_pack
+from exclave_policy.compile import compile_pack
 from exclave_policy.pack import Pack
 from exclave_testing.clock import FakeClock
 from exclave_testing.policies import allow, document

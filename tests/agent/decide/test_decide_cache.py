@@ -31,7 +31,8 @@ from exclave_agent.ports import (
     Tool,
     ToolCall,
 )
-from exclave_policy.evaluate import CompiledPolicy, compile_pack
+from exclave_policy.compile import compile_pack
+from exclave_policy.evaluate import CompiledPolicy
 from exclave_policy.pack import Pack
 from exclave_testing.clock import FakeClock, SeededRng
 from exclave_testing.homes import Home, execute, vault

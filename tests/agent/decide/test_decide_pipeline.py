@@ -77,8 +77,12 @@ async def until(condition: Callable[[], bool], deadline: float = 5.0) -> None:
             await asyncio.sleep(0)
 
 
+RULED = {"digest": "b" * 64, "would": None}
+
+
 def private(log: FakeAuditLog, index: int) -> dict[str, JsonValue]:
-    return dict(log.drafts[index].private)
+    """What is kept of a leaf, without why the policy decided so (test_decide_grants.py)."""
+    return {name: v for name, v in log.drafts[index].private.items() if name != "policy"}
 
 
 # --- answered -----------------------------------------------------------------------------
@@ -97,7 +101,8 @@ async def test_an_answer_has_an_intent_then_a_result(api: LocalApi) -> None:
         "model": {"name": "small", "digest": "5" * 64, "runtime": "llama"},
         "route": None,
         "targets": [{"name": "small", "digest": "5" * 64, "runtime": "llama"}],
-        "policy": {"digest": "b" * 64, "rule": "analysts"},
+        "policy": RULED | {"rule": "analysts", "matched": ["analysts"]},
+        "grants": [],
         "release": {"digest": "a" * 64, "version": "7"},
         "data_class": "",
         "received": "2030-03-17T17:46:40.000000000Z",
@@ -126,7 +131,7 @@ async def test_an_answer_has_an_intent_then_a_result(api: LocalApi) -> None:
         "outcome": "answered",
         "reason": "",
         "finish": "stop",
-        "policy": {"digest": "b" * 64, "rule": "analysts"},
+        "policy": RULED | {"rule": "analysts", "matched": ["analysts"]},
         "tokens_in": 2,
         "tokens_out": 4,
         "latency_us": 0,
@@ -239,7 +244,10 @@ async def test_a_denial_is_one_result_that_commits_to_the_prompt(api: LocalApi) 
     assert api.models.requests == []
     assert leaf.body["intent"] is None
     assert (leaf.body["outcome"], leaf.body["reason"]) == ("denied", "policy_denied")
-    assert leaf.body["policy"] == {"digest": "b" * 64, "rule": "not-restricted"}
+    assert leaf.body["policy"] == RULED | {
+        "rule": "not-restricted",
+        "matched": ["not-restricted"],
+    }
     assert leaf.body["actor"] == {"key": "11111111", "roles": ["analyst"]}
     assert leaf.body["action"] == "chat"
     assert leaf.body["model"] == {"name": "small", "digest": "5" * 64, "runtime": "llama"}

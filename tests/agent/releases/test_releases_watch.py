@@ -290,6 +290,27 @@ async def test_a_cache_that_cannot_compare_questions_keeps_the_last_good_release
     assert world.answering() == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [("Retention", {"classes": [{"name": "short", "days": 0}]}), ("Telemetry", {"counts": False})],
+)
+async def test_a_document_that_nobody_would_keep_to_is_refused(
+    world: World, kind: str, spec: dict[str, object]
+) -> None:
+    await world.want(world.repo.release(), 1)
+    head = {"apiVersion": "exclave.dev/v1", "kind": kind}
+    files = {
+        "policy.yaml": json.dumps(document(allow("a"))),
+        "policy-more.yaml": json.dumps(
+            head | {"metadata": {"name": "more", "version": "1"}, "spec": spec}
+        ),
+    }
+    observed = await world.want(world.repo.release(policy=encode(Pack("test", "2", files))), 2)
+    assert (observed.phase, observed.error_code) == (Phase.FAILED, "policy_invalid")
+    assert f"does not keep to a document of kind {kind}" in observed.error_message
+    assert world.answering() == 1
+
+
 async def test_policy_that_does_not_compile_keeps_the_last_good_release(world: World) -> None:
     await world.want(world.repo.release(), 1)
     observed = await world.want(world.repo.release(policy=b"no pack"), 2)

@@ -39,6 +39,8 @@ class Limits:
     money_micro: int | None
     """Millionths of the budget's currency; None: counted, not limited."""
     per: Period
+    line: int = field(default=0, compare=False)
+    """Where it is written; as in the next three."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Workflow:
     limits: Limits
     run: Limits | None = None
     """What each run of it may spend; None: runs have no account of their own."""
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class Team:
     workflows: Mapping[str, Workflow] = field(default_factory=dict)
     workflows_only: bool = False
     """Requests that name none of `workflows` are refused."""
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,8 @@ class Budget:
     teams: tuple[Team, ...] = ()
     teams_only: bool = False
     """Callers who are in no team are refused."""
+    file: str = field(default="", compare=False)
+    line: int = field(default=0, compare=False)
 
     def team_of(self, roles: Iterable[str]) -> Team | None:
         """The first team that a caller with these roles belongs to."""
@@ -102,7 +108,7 @@ def read_budget(top: Fields, spec: Node, text: str, report: Report) -> Budget | 
         fields.wrong(node, "teams_only", "there is no team", "list one in spec.teams")
     if len(report.problems) + report.dropped != before:
         return None
-    return Budget(currency, tenant, teams, teams_only)
+    return Budget(currency, tenant, teams, teams_only, file=report.file, line=top.node.line)
 
 
 def _currency(fields: Fields) -> str:
@@ -145,7 +151,8 @@ class _Reader:
                 fix = "list one in workflows"
                 fields.wrong(node, "workflows_only", "there is no workflow", fix)
             limits = self._limits(fields, needed=not workflows)
-            teams.append(Team(name, roles, limits, MappingProxyType(workflows), only))
+            found = MappingProxyType(workflows)
+            teams.append(Team(name, roles, limits, found, only, line=fields.node.line))
             self._once(fields, name, [team.name for team in teams[:-1]])
         return tuple(teams)
 
@@ -156,7 +163,8 @@ class _Reader:
             name = fields.word("name", NAME)
             run = self._run(fields)
             self._once(fields, name, workflows)
-            workflows[name] = Workflow(name, self._limits(fields, needed=run is None), run)
+            limits = self._limits(fields, needed=run is None)
+            workflows[name] = Workflow(name, limits, run, line=fields.node.line)
         return workflows
 
     def _run(self, parent: Fields) -> Limits | None:
@@ -168,7 +176,7 @@ class _Reader:
         tokens, money = fields.whole("tokens", 0, MAX_TOKENS), self._money(fields)
         if fields.get("tokens") is None and fields.get("money") is None:
             self._report.add(node, fields.path, "nothing is limited", "add 'tokens' or 'money'")
-        return Limits(tokens, money, "total")
+        return Limits(tokens, money, "total", node.line)
 
     def _limits(self, fields: Fields, *, needed: bool) -> Limits:
         tokens, money = fields.whole("tokens", 0, MAX_TOKENS), self._money(fields)
@@ -184,7 +192,7 @@ class _Reader:
             fields.wrong(per, "per", "a period, and no limit", "add 'tokens' or 'money'")
         given = fields.choice("per", PERIODS)
         period: Period = next((one for one in PERIODS if one == given), "total")
-        return Limits(tokens, money, period)
+        return Limits(tokens, money, period, fields.node.line)
 
     def _money(self, fields: Fields) -> int | None:
         """An amount in millionths."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal, TypeAlias
 
@@ -50,6 +50,8 @@ class CachePolicy:
     max_mib: int = DEFAULT_MIB
     share: Share = "tenant"
     semantic: Semantic | None = None
+    file: str = field(default="", compare=False)
+    line: int = field(default=0, compare=False)
 
     def covers(self, model: str, data_class: str) -> bool:
         """Whether answers of this model on such data may be kept."""
@@ -74,7 +76,16 @@ def read_cache(top: Fields, spec: Node, text: str, report: Report) -> CachePolic
     semantic = _semantic(fields, classes, report)
     if len(report.problems) + report.dropped != before or ttl is None:
         return None
-    return CachePolicy(models, classes, ttl, DEFAULT_MIB if mib is None else mib, share, semantic)
+    return CachePolicy(
+        models=models,
+        data_classes=classes,
+        ttl_seconds=ttl,
+        max_mib=DEFAULT_MIB if mib is None else mib,
+        share=share,
+        semantic=semantic,
+        file=report.file,
+        line=top.node.line,
+    )
 
 
 def problems_of(cache: CachePolicy | None, local: Mapping[str, frozenset[str]]) -> list[str]:

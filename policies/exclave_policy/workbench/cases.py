@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping as Mapping_
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from dataclasses import fields as fields_of
 
+from exclave_policy.compile import compile_pack
 from exclave_policy.errors import PolicyInvalid, Problem, nearest
-from exclave_policy.evaluate import CompiledPolicy, compile_pack
-from exclave_policy.fields import MODEL, NAME, ROLE, Fields, Item
-from exclave_policy.model import ACTIONS, DEFAULT_DENY, UNBOUNDED, Decision, Request
+from exclave_policy.evaluate import CompiledPolicy
+from exclave_policy.fields import NAME, Fields
+from exclave_policy.model import DEFAULT_DENY, UNBOUNDED, Decision, Obligations, Request
 from exclave_policy.pack import Pack
 from exclave_policy.source import Mapping, Node, Report, Scalar, Sequence, parse, read_text
+from exclave_policy.workbench.coverage import Branch, Coverage
+from exclave_policy.workbench.given import as_given, read_given
 
 MAX_CASES = 2000
 """Most cases of one file."""
 MAX_NAME = 200
+OBLIGATIONS = tuple(field.name for field in fields_of(Obligations))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +31,12 @@ class Expected:
     rule: str
     max_tokens: int | None
     checks_max_tokens: bool
+    matched: tuple[str, ...] | None = None
+    """None: not looked at, as in the next two."""
+    obligations: Mapping_[str, Seq[str]] | None = None
+    """Those that are named, by the fields of `Obligations`."""
+    would: tuple[bool, str] | None = None
+    """Allowed, and by which rule, had audited rules been enforced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +76,10 @@ class CasesReport:
     """Ids of rules that matched in at least one case, in order of evaluation."""
     uncovered: tuple[str, ...]
     """Ids of rules that no case reached."""
+    branches: int = 0
+    """Ways that the terms of all conditions can go."""
+    missed: tuple[Branch, ...] = ()
+    """Those that none went."""
 
     @property
     def total(self) -> int:
@@ -75,6 +91,11 @@ class CasesReport:
         """Share of rules that matched at least once: 0.0 to 1.0."""
         rules = len(self.covered) + len(self.uncovered)
         return len(self.covered) / rules if rules else 0.0
+
+    @property
+    def branch_coverage(self) -> float:
+        """Share of branches that were taken: 0.0 to 1.0; 1.0 where there is none."""
+        return 1 - len(self.missed) / self.branches if self.branches else 1.0
 
     @property
     def ok(self) -> bool:
@@ -106,21 +127,22 @@ def run_cases(pack: Pack) -> CasesReport:
     if problems:
         raise PolicyInvalid(problems)
     failures: list[CaseFailure] = []
-    reached: set[str] = set()
+    coverage = Coverage(policy)
     for case in cases:
-        trace = policy.trace(case.request)
-        reached.update(trace.matched)
-        text = _difference(case.expected, trace.decision)
+        decision = policy.evaluate(case.request)
+        coverage.take(case.request, _reached(decision))
+        text = _difference(case.expected, decision)
         if text:
             failures.append(CaseFailure(case.name, case.file, case.line, text))
-    ids = [rule.id for rule in policy.rules]
     return CasesReport(
         name=pack.name,
         version=pack.version,
         passed=len(cases) - len(failures),
         failures=tuple(failures),
-        covered=tuple(rule for rule in ids if rule in reached),
-        uncovered=tuple(rule for rule in ids if rule not in reached),
+        covered=coverage.reached,
+        uncovered=tuple(rule.id for rule in coverage.unreached),
+        branches=coverage.branches,
+        missed=coverage.missed,
     )
 
 
@@ -132,11 +154,40 @@ def _difference(expected: Expected, got: Decision) -> str:
         return f"expected {want}, but it was {have} ({got.reason})"
     if expected.checks_max_tokens and expected.max_tokens != got.max_tokens:
         return f"expected max_tokens {_limit(expected.max_tokens)}, found {_limit(got.max_tokens)}"
+    if expected.matched is not None and expected.matched != got.matched:
+        want, have = ", ".join(expected.matched), ", ".join(got.matched)
+        return f"expected the rules {want or 'none'} to match, but it was {have or 'none'}"
+    for name, wanted in (expected.obligations or {}).items():
+        value = getattr(got.obligations, name)
+        found = (value,) if isinstance(value, str) else value
+        if tuple(wanted) != found:
+            return (
+                f"expected {name} {', '.join(wanted) or 'none'}, found {', '.join(found) or 'none'}"
+            )
+    if expected.would is not None:
+        if got.would is None:
+            return "expected an audited rule to match, but none did"
+        if expected.would != (got.would.allowed, got.would.rule):
+            have = f"{'allowed' if got.would.allowed else 'denied'} by {got.would.rule}"
+            return f"with audited rules enforced it would have been {have}"
     return ""
+
+
+def _reached(decision: Decision) -> Seq[str]:
+    would = decision.would
+    return (*decision.matched, *(() if would is None else would.matched))
 
 
 def _limit(value: int | None) -> str:
     return "without limit" if value is None else str(value)
+
+
+def read_cases(pack: Pack, policy: CompiledPolicy) -> list[Case]:
+    """A pack's cases. Raises: PolicyInvalid when one is malformed."""
+    cases, problems = _read_all(pack, policy)
+    if problems:
+        raise PolicyInvalid(problems)
+    return cases
 
 
 # --- reading --------------------------------------------------------------------------------
@@ -185,53 +236,63 @@ def _case(node: Node, path: str, rules: Seq[str], report: Report) -> Case:
     empty = Mapping({}, node.line, node.column)
     # After a missing field (already reported) the rest is read into a scratch report.
     scratch = Report(report.file)
-    request = _request(given or empty, f"{path}.given", report if given else scratch)
+    asked = as_given(given or empty, f"{path}.given", report if given else scratch)
+    request = read_given(asked)
     expected = _expected(expect or empty, f"{path}.expect", rules, report if expect else scratch)
     return Case(name, request, expected, report.file, node.line)
 
 
-def _request(node: Node, path: str, report: Report) -> Request:
-    known = (
-        "subject",
-        "roles",
-        "action",
-        "model",
-        "data_class",
-        "max_tokens",
-        "stream",
-        "message_count",
-        "prompt_bytes",
-        "hour",
-        "weekday",
-    )
-    fields = Fields(node, path, report, known=known, required=("roles", "action", "model"))
-    roles: list[Item] = fields.names("roles", shape=ROLE, empty=True)
-    return Request(
-        subject=fields.text("subject", limit=128, default="case"),
-        roles=tuple(item.value for item in roles),
-        action=fields.choice("action", ACTIONS),
-        model=fields.word("model", MODEL),
-        data_class=fields.text("data_class", limit=128),
-        max_tokens=fields.whole("max_tokens", 0, UNBOUNDED, null=True),
-        stream=fields.flag("stream"),
-        message_count=fields.whole("message_count", 0, UNBOUNDED) or 0,
-        prompt_bytes=fields.whole("prompt_bytes", 0, UNBOUNDED) or 0,
-        hour=fields.whole("hour", 0, 23) or 0,
-        weekday=fields.whole("weekday", 0, 6) or 0,
-    )
-
-
 def _expected(node: Node, path: str, rules: Seq[str], report: Report) -> Expected:
-    known = ("allowed", "rule", "max_tokens")
+    known = ("allowed", "rule", "matched", "max_tokens", "obligations", "would")
     fields = Fields(node, path, report, known=known, required=known[:2])
-    rule = fields.word("rule", NAME)
-    given = fields.get("rule")
-    if rule and rule not in (*rules, DEFAULT_DENY) and isinstance(given, Scalar):
-        message = f"no rule has the id {rule!r}"
-        report.add(given, fields.at("rule"), message, nearest(rule, (*rules, DEFAULT_DENY)))
+    would = fields.get("would")
     return Expected(
         allowed=fields.flag("allowed"),
-        rule=rule,
+        rule=_rule(fields, rules),
         max_tokens=fields.whole("max_tokens", 1, UNBOUNDED, null=True),
         checks_max_tokens=fields.get("max_tokens") is not None,
+        matched=_matched(fields, rules),
+        obligations=_obligations(fields),
+        would=None if would is None else _would(would, fields.at("would"), rules, report),
     )
+
+
+def _rule(fields: Fields, rules: Seq[str]) -> str:
+    rule, node = fields.word("rule", NAME), fields.get("rule")
+    if rule and rule not in (*rules, DEFAULT_DENY) and isinstance(node, Scalar):
+        message = f"no rule has the id {rule!r}"
+        fields.wrong(node, "rule", message, nearest(rule, (*rules, DEFAULT_DENY)))
+    return rule
+
+
+def _matched(fields: Fields, rules: Seq[str]) -> tuple[str, ...] | None:
+    if fields.get("matched") is None:
+        return None
+    found = fields.names("matched", shape=NAME, empty=True)
+    for item in found:
+        if item.value not in rules:
+            message = f"no rule has the id {item.value!r}"
+            fields.report.add(item.node, item.path, message, nearest(item.value, rules))
+    return tuple(item.value for item in found)
+
+
+def _obligations(fields: Fields) -> dict[str, Seq[str]] | None:
+    node = fields.get("obligations")
+    if node is None:
+        return None
+    inner = Fields(node, fields.at("obligations"), fields.report, known=OBLIGATIONS)
+    found: dict[str, Seq[str]] = {}
+    for name in OBLIGATIONS:
+        if inner.get(name) is None:
+            continue
+        if name == "retention":
+            found[name] = (inner.text(name),)
+        else:
+            found[name] = tuple(item.value for item in inner.names(name, empty=True))
+    return found
+
+
+def _would(node: Node, path: str, rules: Seq[str], report: Report) -> tuple[bool, str]:
+    known = ("allowed", "rule")
+    fields = Fields(node, path, report, known=known, required=known)
+    return fields.flag("allowed"), _rule(fields, rules)

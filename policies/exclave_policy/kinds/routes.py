@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 
 from exclave_policy.clauses import read_condition
 from exclave_policy.conditions import Condition
 from exclave_policy.fields import MODEL, Fields
 from exclave_policy.heading import metadata
-from exclave_policy.model import ACTIONS
+from exclave_policy.kinds.numbers import AMOUNT, decimal, fraction
+from exclave_policy.model import MODEL_ACTIONS
 from exclave_policy.source import Node, Report, Scalar, Sequence
 
 MAX_TARGETS = 16
@@ -22,8 +22,6 @@ MAX_ANSWER = 4096
 SPOKEN = frozenset({"chat", "complete"})
 """Actions whose answer is text, which a canned one can stand in for."""
 
-FRACTION = re.compile(r"0(\.[0-9]{1,6})?|1(\.0{1,6})?")
-AMOUNT = re.compile(r"(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?")
 CURRENCY = re.compile(r"[A-Z]{3}")
 
 
@@ -121,7 +119,7 @@ def read_route(top: Fields, spec: Node, text: str, report: Report) -> Route | No
     name, version, description = metadata(top, MODEL)
     known = ("actions", "targets", "retry", "breaker", "otherwise")
     fields = Fields(spec, "spec", report, known=known, required=known[:2])
-    actions = frozenset(item.value for item in fields.names("actions", choices=ACTIONS))
+    actions = frozenset(item.value for item in fields.names("actions", choices=MODEL_ACTIONS))
     route = Route(
         name=name,
         version=version,
@@ -201,12 +199,12 @@ def _limits(fields: Fields) -> Limits:
     if (cost is None) != (currency is None):
         fix = "give both: max_cost is an amount of that currency for a million tokens"
         inner.report.add(node, inner.path, "max_cost and currency belong together", fix)
-    amount = _decimal(inner, "max_cost", AMOUNT, "a decimal number in quotes, like '0.60'")
+    amount = decimal(inner, "max_cost", AMOUNT, "a decimal number in quotes, like '0.60'")
     return Limits(
         latency_ms=inner.whole("max_latency_ms", 1, MAX_MS),
         cost_micro=None if amount is None else int(amount * 1_000_000),
         currency=_currency(inner),
-        confidence=_fraction(inner, "min_confidence"),
+        confidence=fraction(inner, "min_confidence"),
     )
 
 
@@ -215,7 +213,7 @@ def _retry(fields: Fields) -> Retry:
     if node is None:
         return Retry()
     inner = Fields(node, "spec.retry", fields.report, known=("ratio", "burst", "attempts"))
-    ratio = _fraction(inner, "ratio")
+    ratio = fraction(inner, "ratio")
     burst = inner.whole("burst", 0, 10_000)
     attempts = inner.whole("attempts", 1, MAX_TARGETS)
     usual = Retry()
@@ -240,13 +238,13 @@ def _breaker(fields: Fields) -> BreakerRule:
         "open_seconds",
     )
     inner = Fields(node, "spec.breaker", fields.report, known=known)
-    error_rate = _fraction(inner, "error_rate")
+    error_rate = fraction(inner, "error_rate")
     return BreakerRule(
         window_seconds=inner.whole("window_seconds", 1, 3600) or usual.window_seconds,
         min_requests=inner.whole("min_requests", 1, 1000) or usual.min_requests,
         error_rate=usual.error_rate if error_rate is None else error_rate,
         latency_ms=inner.whole("latency_ms", 1, MAX_MS),
-        invalid_rate=_fraction(inner, "invalid_rate"),
+        invalid_rate=fraction(inner, "invalid_rate"),
         open_seconds=inner.whole("open_seconds", 1, 3600) or usual.open_seconds,
     )
 
@@ -276,22 +274,6 @@ def _otherwise(fields: Fields, actions: frozenset[str]) -> Otherwise:
         answer=inner.text("answer", limit=MAX_ANSWER) if "answer" in given else None,
         person=inner.text("person", limit=MAX_ANSWER) if "person" in given else None,
     )
-
-
-def _fraction(fields: Fields, name: str) -> float | None:
-    value = _decimal(fields, name, FRACTION, "a decimal number from '0' to '1' in quotes")
-    return None if value is None else float(value)
-
-
-def _decimal(fields: Fields, name: str, shape: re.Pattern[str], expected: str) -> Decimal | None:
-    """Decimals are text: YAML's floats are rounded, and readers disagree on them."""
-    node = fields.get(name)
-    if node is None:
-        return None
-    if not isinstance(node, Scalar) or node.kind != "string" or not shape.fullmatch(node.value):
-        fields.wrong(node, name, "not a decimal number as text", f"use {expected}")
-        return None
-    return Decimal(node.value)
 
 
 def _currency(fields: Fields) -> str:

@@ -1,0 +1,1 @@
+"""What looks at content: the checks that an answer is held to. Pure: no file, no network."""

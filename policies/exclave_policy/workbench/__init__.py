@@ -1,0 +1,1 @@
+"""What authors of policy work with: cases, coverage, lints, differences, explanations."""
