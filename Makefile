@@ -5,9 +5,9 @@ SHELL := /bin/bash
 PY := PYTHONPATH=tests .venv/bin/python
 # Packages may be fetched while setting up; nothing else here uses the network.
 
-.PHONY: help setup demo test test-service test-service-trixie packages packages-twice check lint \
+.PHONY: help setup demo test fuzz test-service test-service-trixie packages packages-twice check lint \
         format types imports proto bench bench-governance bench-inference bench-audit bench-fleet \
-        bench-idle bench-onnx bench-service clean
+        bench-idle bench-onnx bench-policy bench-redaction bench-service clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -33,6 +33,13 @@ packages: setup  ## .deb and .rpm of agent, coordinator, CLI and CPU runtime, in
 packages-twice: setup  ## build every package twice: the same bits, or a failure
 	@$(PY) packaging/packages/build.py --check-reproducible
 
+FUZZ_SECONDS ?= 120
+
+fuzz: setup  ## fuzz the readers of policies for FUZZ_SECONDS (120)
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -c packaging/constraints.txt -e '.[fuzz]'
+	@$(PY) tests/fuzz/policy.py $(FUZZ_SECONDS)
+
 check: setup lint types imports  ## every gate: ruff, mypy --strict, import-linter, generated code
 	@$(PY) proto/generate.py --check
 
@@ -53,7 +60,7 @@ imports: setup
 proto: setup  ## regenerate exclave_protocol/pb from proto/exclave/v1
 	@$(PY) proto/generate.py
 
-bench: bench-governance bench-audit bench-fleet bench-inference bench-onnx bench-idle bench-service  ## all benchmarks
+bench: bench-governance bench-audit bench-fleet bench-inference bench-onnx bench-policy bench-redaction bench-idle bench-service  ## all benchmarks
 
 # Peers live in their own environment, so that they never shape ours.
 .venv-bench/ready: packaging/bench-requirements.txt packaging/build_llama_wheel.py | setup
@@ -73,6 +80,12 @@ bench-inference: .venv-bench/ready  ## tokens per second against llama.cpp's ser
 
 bench-onnx: setup  ## dynamic batching of the shipped classifier at 32 callers
 	@$(PY) bench/onnx_batching.py
+
+bench-redaction: setup  ## precision and recall of the recognisers of personal data
+	@$(PY) bench/redaction.py
+
+bench-policy: .venv-bench/ready  ## one policy decision against cedarpy, regopy, cel-python
+	@$(PY) bench/policy.py --peers-venv .venv-bench
 
 bench-idle: setup  ## idle memory and start-up time
 	@$(PY) bench/idle.py

@@ -33,6 +33,14 @@ NOT_INSTALLED: Final = (
     # What an installer would use; false once something is left out.
     *("*.dist-info/RECORD", "*.dist-info/WHEEL", "*.dist-info/top_level.txt"),
 )
+NOT_ASKED: Final = (
+    *("ad", "al", "ar", "az", "bg", "by", "cl", "cn", "co", "cr", "cu", "cy", "cz", "do", "dz"),
+    *("ec", "ee", "eg", "fo", "gh", "gn", "gr", "gt", "hr", "hu", "id", "ie", "il", "is_", "jp"),
+    *("ke", "kr", "li", "lt", "lu", "lv", "ma", "mc", "md", "me", "mk", "mt", "mu", "mx", "my"),
+    *("mz", "no", "nz", "pe", "pk", "py", "ro", "rs", "ru", "sg", "si", "sk", "sm", "sn", "sv"),
+    *("th", "tn", "tr", "tw", "ua", "uy", "ve", "vn", "za"),
+)
+"""Countries of python-stdnum that exclave_policy.guards.national does not look for."""
 UNUSED: Final = {
     # 27 MB: extensions of the language that a policy cannot ask for.
     "cel-expr-python": ("cel_expr_python/ext/*",),
@@ -44,6 +52,24 @@ UNUSED: Final = {
         "onnxruntime/capi/libonnxruntime.so.*",
         *(f"onnxruntime/{name}/*" for name in ("backend", "datasets", "quantization", "tools")),
         "onnxruntime/transformers/*",
+    ),
+    # 21 MB: where a number is from, and who carries it. Only whether it is one is asked.
+    "phonenumbers": tuple(
+        f"phonenumbers/{name}/*" for name in ("geodata", "carrierdata", "tzdata")
+    ),
+    # 22 MB: names of countries in other languages; languages, parts of countries.
+    "pycountry": (
+        *("pycountry/locales/*", "pycountry/tests/*"),
+        *(f"pycountry/databases/iso{name}*" for name in ("15924", "3166-2", "4217", "639-")),
+    ),
+    # 5 MB: the banks of each country. An IBAN is judged by its own checksum.
+    "schwifty": ("schwifty/bank_registry/*",),
+    # Makers of network cards, mobile networks, post codes, trades: none of them a person's.
+    "python-stdnum": (
+        *("stdnum/oui.dat", "stdnum/imsi.dat", "stdnum/cn/loc.dat", "stdnum/eu/nace*.dat"),
+        *("stdnum/at/postleitzahl.dat", "stdnum/nz/banks.dat", "stdnum/isil.dat"),
+        "stdnum/be/banks.dat",
+        *(f"stdnum/{country}/*" for country in NOT_ASKED),
     ),
 }
 

@@ -16,6 +16,7 @@ from typing import Any
 from cel_expr_python import cel
 
 from exclave_policy.errors import nearest
+from exclave_policy.ranges import impossible
 from exclave_policy.schema import VARIABLES
 
 MAX_SOURCE = 4096
@@ -186,6 +187,8 @@ def _gate(source: str) -> Iterator[Fault]:
     yield from _nesting(tokens)
     yield from _names(tokens)
     yield from _patterns(tokens)
+    for place, message, fix in impossible(tokens, VARIABLES):
+        yield Fault(tokens[place].line, tokens[place].column, message, fix)
 
 
 def tokenize(source: str) -> list[Token]:

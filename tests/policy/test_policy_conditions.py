@@ -167,7 +167,7 @@ def test_an_or_absorbs_a_failing_side_as_in_cel() -> None:
 )
 def test_values_without_a_cel_form_fail(fields: dict[str, object]) -> None:
     source = (
-        "request.model == 'm' && request.max_tokens > 0 && request.message_count >= 0"
+        "request.model == 'm' && request.max_tokens > 0 && request.message_count < 9"
         " && subject.roles[0] == 'analyst'"
     )
     with pytest.raises(ConditionFailed):

@@ -42,7 +42,7 @@ OPEN = {"data_classes": ["*"]}
         'request.action == "embed"',
         '!("analyst" in subject.roles)',
         'request.model == "a" && request.model in ["b", "c"]',
-        "request.max_tokens < 0",
+        "request.max_tokens < 5 && request.max_tokens > 5",
         "false",
     ],
 )

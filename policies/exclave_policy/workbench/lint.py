@@ -11,7 +11,8 @@ from exclave_policy.kinds.budgets import Budget, Limits
 from exclave_policy.kinds.rules import Rule
 from exclave_policy.model import ACTIONS, ANY, RESOURCES
 from exclave_policy.schema import Value
-from exclave_policy.workbench.domain import Domain, domain_of, holds
+from exclave_policy.workbench.domain import MAX_POINTS, Domain, domain_of, holds
+from exclave_policy.workbench.implications import Implications
 
 _DATA_CLASS = "request.data_class"
 _COVERED = ("roles", "actions", "models", "data_classes")
@@ -74,7 +75,7 @@ def _narrowed(domain: Domain, rule: Rule) -> Domain:
             sorted({*each, role}) for each in listed for role in sorted(rule.roles)
         ]
     narrowed = Domain({name: list(each) for name, each in values.items()}, domain.complete)
-    return narrowed if narrowed.size <= 2 * 2048 else Domain(narrowed.values, False)
+    return narrowed if narrowed.size <= 2 * MAX_POINTS else Domain(narrowed.values, False)
 
 
 # --- shadows -------------------------------------------------------------------------------------
@@ -82,11 +83,12 @@ def _narrowed(domain: Domain, rule: Rule) -> Domain:
 
 def _shadowed(policy: CompiledPolicy) -> Iterator[Problem]:
     denies = [r for r in policy.rules if r.effect == "deny" and r.mode == "enforce"]
+    implications = Implications()
     for rule in policy.rules:
         if rule.effect != "allow":
             continue
         for deny in denies:
-            if _covers(deny, rule) and _implied(rule.when, deny.when):
+            if _covers(deny, rule) and implications.hold(rule.when, deny.when):
                 message = f"rule {rule.id} never allows: rule {deny.id} denies all of it"
                 place = f"{deny.file} line {deny.line}"
                 yield _at(rule, "", message, f"see {place}; remove one of them, or narrow the deny")
@@ -109,21 +111,6 @@ def _includes(wide: frozenset[str], narrow: frozenset[str]) -> bool:
     if not wide or ANY in wide:
         return True
     return bool(narrow) and ANY not in narrow and narrow <= wide
-
-
-def _implied(when: Condition | None, deny: Condition | None) -> bool:
-    """Whether `deny` holds (or fails, which denies) wherever `when` holds."""
-    if deny is None:
-        return True
-    if when is None:
-        domain = domain_of(deny)
-        return domain.complete and all(holds(deny, point) is not False for point in domain.points())
-    if when.source == deny.source:
-        return True
-    domain = domain_of(when, deny)
-    return domain.complete and all(
-        holds(deny, point) is not False for point in domain.points() if holds(when, point)
-    )
 
 
 # --- other documents -----------------------------------------------------------------------------
