@@ -8,6 +8,7 @@ import jsonschema_rs
 import msgspec
 
 MAX_SCHEMA_BYTES = 64 * 1024
+NOT_JSON = "is not complete JSON"
 _LINEAR = jsonschema_rs.RegexOptions()
 """Patterns run on an engine without backtracking: a foreign pattern cannot stall the agent."""
 
@@ -42,7 +43,7 @@ class JsonSchema:
         try:
             value = msgspec.json.decode(text)
         except (ValueError, RecursionError):
-            return "is not complete JSON"
+            return NOT_JSON
         try:
             valid = self._schema.is_valid(value)
         except ValueError:  # numbers or nesting beyond what the validator takes

@@ -17,9 +17,10 @@ from exclave_agent.decide.authorize import authorize, prompt_bytes
 from exclave_agent.decide.budget import DEFAULT_TOKENS, budget, default_tokens
 from exclave_agent.decide.calls import EmbedCall, GenerateCall, InferCall
 from exclave_agent.decide.overlap import IntentTask, Overlap
-from exclave_agent.decide.validate import MAX_SCHEMA_BYTES, Validator
+from exclave_agent.decide.validate import Validator
 from exclave_agent.errors import BadRequest, OutputInvalid, StorageError, TooManyTokens
 from exclave_agent.ports import Appended, Caller, Message, Tensor
+from exclave_policy.guards.schemas import MAX_SCHEMA_BYTES
 from exclave_protocol.canonical import encode
 from exclave_testing.clock import START_NS
 from exclave_testing.local_api import compile_policy
