@@ -107,6 +107,7 @@ class InputRefused(RequestError):
     message says what kind of thing was found, never what."""
 
     code = "input_refused"
+    guard = ""
 
     def __init__(self, message: str, *, guard: str, decision_id: str) -> None:
         super().__init__(message)
@@ -118,6 +119,7 @@ class ApprovalNeeded(RequestError):
     """The answer is made and recorded, and waits for a person: `approval` is the document."""
 
     code = "approval_needed"
+    approval = ""
 
     def __init__(self, message: str, *, approval: str, decision_id: str) -> None:
         super().__init__(message)
@@ -129,10 +131,13 @@ class OutputInvalid(RequestError):
     """The model's answer failed the validator that the request, or the policy, asked for."""
 
     code = "output_invalid"
+    guard = ""
+    """The policy's validator; "" when it was the request's own schema."""
 
-    def __init__(self, message: str, *, decision_id: str) -> None:
+    def __init__(self, message: str, *, decision_id: str, guard: str = "") -> None:
         super().__init__(message)
         self.decision_id = decision_id
+        self.guard = guard
 
 
 class BudgetExceeded(RequestError):

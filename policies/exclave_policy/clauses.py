@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from exclave_policy.conditions import Condition, ConditionInvalid, Fault, compile_condition
+from exclave_policy.admission import Fault, Scope
+from exclave_policy.conditions import Condition, ConditionInvalid, compile_condition
 from exclave_policy.fields import Fields
 from exclave_policy.source import Scalar
 
 
-def read_condition(fields: Fields, name: str, text: str) -> Condition | None:
+def read_condition(
+    fields: Fields, name: str, text: str, scope: Scope = Scope.REQUEST
+) -> Condition | None:
     """The field's condition, compiled; None when it is absent, or after faults. `text` is the
     whole document, in which the faults have their places."""
     node = fields.get(name)
@@ -18,7 +21,7 @@ def read_condition(fields: Fields, name: str, text: str) -> Condition | None:
         fields.wrong(node, name, "expected a condition as text", fix)
         return None
     try:
-        return compile_condition(node.value)
+        return compile_condition(node.value, scope)
     except ConditionInvalid as invalid:
         for fault in invalid.faults:
             line, column = _place(node, fault, text)

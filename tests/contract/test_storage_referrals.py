@@ -14,6 +14,8 @@ from exclave_testing.referrals import FakeReferrals
 
 FIRST = Referral("d" * 32, "claims", 1_900_000_000_000_000_000)
 SECOND = Referral("e" * 32, "triage", 1_900_000_000_000_000_001)
+HELD = Referral("f" * 32, "", 1_900_000_000_000_000_002, approvals=("lead", "four-eyes"))
+ESCALATED = Referral("0" * 32, "claims", 1_900_000_000_000_000_003, guard="grounded")
 
 
 @pytest.fixture(params=["fake", "real"])
@@ -32,6 +34,12 @@ async def test_the_oldest_come_first_and_one_decision_waits_once(referrals: Refe
     assert await referrals.count() == 2
     assert list(await referrals.waiting(10)) == [FIRST, SECOND]
     assert list(await referrals.waiting(1)) == [FIRST]
+
+
+async def test_why_they_wait_is_kept(referrals: Referrals) -> None:
+    for each in (FIRST, HELD, ESCALATED, HELD):
+        await referrals.add(each)
+    assert list(await referrals.waiting(10)) == [FIRST, HELD, ESCALATED]
 
 
 async def test_they_survive_a_restart(tmp_path: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -57,8 +58,10 @@ spec:
     - id: analysts-tools
       effect: allow
       subjects: {{roles: [analyst]}}
-      actions: [call_tool]
+      actions: [call_tool, use_endpoint, use_secret]
       tools: ["*"]
+      endpoints: ["*"]
+      secrets: ["*"]
     - id: analysts-tensors
       effect: allow
       subjects: {{roles: [analyst]}}
@@ -67,10 +70,14 @@ spec:
 """
 
 
-def compile_policy(text: str = POLICY, *others: str) -> CompiledPolicy:
-    """A policy document as the agent runs it, and `others`: documents of other kinds."""
-    files = {f"policy-{i}.yaml": other.encode() for i, other in enumerate(others)}
-    return compile_pack(unpack(pack_files({"policy.yaml": text.encode(), **files})))
+def compile_policy(
+    text: str = POLICY, *others: str, files: Mapping[str, str] = MappingProxyType({})
+) -> CompiledPolicy:
+    """A policy document as the agent runs it, and `others`: documents of other kinds. `files`:
+    what those name, by path."""
+    packed = {f"policy-{i}.yaml": other.encode() for i, other in enumerate(others)}
+    packed |= {path: each.encode() for path, each in files.items()}
+    return compile_pack(unpack(pack_files({"policy.yaml": text.encode(), **packed})))
 
 
 class FakeReleases:

@@ -11,7 +11,16 @@ from exclave_agent.decide.budget import Budgets
 from exclave_agent.decide.cache import Cache
 from exclave_agent.decide.calls import Answered, GenerateCall
 from exclave_agent.decide.pipeline import Pipeline
-from exclave_agent.ports import ActiveRelease, Caller, Decided, Delta, Message, ModelInfo, Tracer
+from exclave_agent.ports import (
+    ActiveRelease,
+    Caller,
+    Decided,
+    Delta,
+    Message,
+    ModelInfo,
+    RedactionKeys,
+    Tracer,
+)
 from exclave_policy.evaluate import CompiledPolicy
 from exclave_protocol.canonical import JsonValue
 from exclave_protocol.leaf import Leaf
@@ -109,7 +118,10 @@ class Desk:
         cache: Cache | None = None,
         referrals: FakeReferrals | None = None,
         tracer: Tracer | None = None,
+        files: Mapping[str, str] | None = None,
+        keys: RedactionKeys | None = None,
     ) -> None:
+        """`files`: what documents name, by path in the pack."""
         self.clock = FakeClock()
         self.log = FakeAuditLog(clock=self.clock)
         self.metrics = Gathered()
@@ -117,7 +129,7 @@ class Desk:
         self.referrals = FakeReferrals() if referrals is None else referrals
         self.budgets = Budgets(self.log.ledger, self.clock)
         self.releases = FakeReleases()
-        self.activate(compile_policy(policy, *documents))
+        self.activate(compile_policy(policy, *documents, files=files or {}))
         self.pipeline = Pipeline(
             self.releases,
             self.log,
@@ -128,6 +140,7 @@ class Desk:
             cache=cache,
             referrals=self.referrals,
             tracer=tracer,
+            keys=keys,
         )
 
     def activate(self, policy: CompiledPolicy) -> None:

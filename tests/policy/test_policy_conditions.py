@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from exclave_policy.conditions import (
-    MAX_DEPTH,
-    MAX_OPERATORS,
-    MAX_SOURCE,
-    MAX_TOKENS,
-    ConditionFailed,
-    ConditionInvalid,
-    bind,
-    compile_condition,
-)
+from exclave_policy.admission import MAX_DEPTH, MAX_OPERATORS, MAX_SOURCE, MAX_TOKENS
+from exclave_policy.conditions import ConditionFailed, ConditionInvalid, bind, compile_condition
 from exclave_policy.schema import activation
 from exclave_testing.policies import ask
 

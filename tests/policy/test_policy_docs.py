@@ -10,15 +10,9 @@ from typing import Any
 import pytest
 
 import exclave_policy
+from exclave_policy.admission import FUNCTIONS, MACROS
 from exclave_policy.compile import compile_pack
-from exclave_policy.conditions import (
-    FUNCTIONS,
-    MACROS,
-    ConditionFailed,
-    ConditionInvalid,
-    bind,
-    compile_condition,
-)
+from exclave_policy.conditions import ConditionFailed, ConditionInvalid, bind, compile_condition
 from exclave_policy.document import KINDS, read_document
 from exclave_policy.kinds.routes import MAX_TARGETS, BreakerRule, Retry
 from exclave_policy.model import Decision, Request

@@ -13,15 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exclave_policy.admission import MAX_DEPTH, MAX_OPERATORS, MAX_TOKENS, Fault
 from exclave_policy.compile import compile_pack
 from exclave_policy.conditions import (
-    MAX_DEPTH,
-    MAX_OPERATORS,
-    MAX_TOKENS,
     Condition,
     ConditionFailed,
     ConditionInvalid,
-    Fault,
     bind,
     compile_condition,
 )

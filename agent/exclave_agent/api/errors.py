@@ -145,4 +145,8 @@ def tell(error: Exception, request_id: str) -> Told:
         headers.append((b"www-authenticate", b'Bearer realm="exclave"'))
     if isinstance(error, PolicyDenied):
         headers.append((b"x-exclave-rule", error.rule.encode("ascii", "replace")))
+    if isinstance(error, tree.InputRefused | tree.OutputInvalid) and error.guard:
+        headers.append((b"x-exclave-guard", error.guard.encode("ascii", "replace")))
+    if isinstance(error, tree.ApprovalNeeded):
+        headers.append((b"x-exclave-approval", error.approval.encode("ascii", "replace")))
     return Told(status, kind, error.message, error.code, param, tuple(headers))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,6 +18,8 @@ TIMEOUT = "x-exclave-timeout-ms"
 WORKFLOW = "x-exclave-workflow"
 RUN = "x-exclave-run"
 CACHE = "x-exclave-cache"
+NOTICE = "x-exclave-notice"
+"""Of an answer: a text of the policy for people to see beside it."""
 MAX_TIMEOUT_MS = 86_400_000
 """A day."""
 MAX_RUN = 128
@@ -72,6 +74,11 @@ def read(headers: Mapping[bytes, bytes]) -> Treatment:
         timeout=_timeout(headers),
         cache=cast("CacheUse | None", _one_of(headers, CACHE, _CACHES)),
     )
+
+
+def notice_headers(notices: Sequence[str]) -> tuple[tuple[bytes, bytes], ...]:
+    """One header for each."""
+    return tuple((NOTICE.encode(), text.encode("ascii", "replace")) for text in notices)
 
 
 def _text(headers: Mapping[bytes, bytes], name: str) -> str:

@@ -147,14 +147,15 @@ class InferenceV2:
         if request.id is not None:
             head["id"] = request.id
         text = encode_json({**head, "outputs": outputs})
+        notices = headers.notice_headers(answer.notices)
         if not tail:
-            await exchange.respond(200, b"application/json", text)
+            await exchange.respond(200, b"application/json", text, notices)
             return
         await exchange.respond(
             200,
             b"application/octet-stream",
             b"".join((text, *tail)),
-            ((JSON_LENGTH, str(len(text)).encode()),),
+            ((JSON_LENGTH, str(len(text)).encode()), *notices),
         )
 
     def _version(self) -> str:

@@ -205,6 +205,7 @@ class OpenAI:
                 "model": call.model,
                 "usage": _prompt_usage(answer.prompt_tokens),
             },
+            headers.notice_headers(answer.notices),
         )
 
     async def _rerank(
@@ -230,6 +231,7 @@ class OpenAI:
                 "results": results,
                 "usage": _prompt_usage(answer.prompt_tokens),
             },
+            headers.notice_headers(answer.notices),
         )
 
     def _head(

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from exclave_agent.decide.calls import Answered, GenerateCall
 from exclave_agent.ports import Delta, TokenLogprob, ToolCall
 
+from .headers import notice_headers
+
 LEAST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON does not have; OpenAI's number for it."""
 _utf8 = getincrementaldecoder("utf-8")
@@ -225,16 +227,21 @@ def service_tier(call: GenerateCall) -> str:
     return "flex" if call.priority == "batch" else "default"
 
 
-def served_by(end: Answered) -> dict[str, str]:
-    """What is notable about who answered: model, cache, degraded; nothing where it is not
-    known."""
+def served_by(end: Answered) -> dict[str, Any]:
+    """What is notable about who answered: model, cache, degraded, notices; nothing where it is
+    not known."""
+    return {**_served(end), **({"notices": list(end.notices)} if end.notices else {})}
+
+
+def _served(end: Answered) -> dict[str, str]:
     told = {"model": end.model, "cache": end.cache, "degraded": end.degraded}
     return {name: value for name, value in told.items() if value}
 
 
 def served_headers(end: Answered) -> tuple[tuple[bytes, bytes], ...]:
     """The same as response headers."""
-    return tuple(
+    known = tuple(
         (f"x-exclave-{name}".encode(), value.encode("ascii", "replace"))
-        for name, value in served_by(end).items()
+        for name, value in _served(end).items()
     )
+    return (*known, *notice_headers(end.notices))

@@ -25,7 +25,7 @@ from .calls import Call, EmbedCall, GenerateCall, InferCall, RerankCall
 
 if TYPE_CHECKING:
     from .jobs import Answer
-    from .route import Attempt, Choice, Plan
+    from .plan import Attempt, Choice, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,7 @@ def intent(
         "targets": targets,
         "policy": ruled(constants, verdict),
         "grants": [granted(choice) for choice in plan.choices if choice.grants],
+        "redacted": [hidden(choice) for choice in plan.choices if choice.redacted is not None],
         "release": constants.release_body,
         "params": params,
         "data_class": call.data_class,
@@ -111,6 +112,33 @@ def granted(choice: Choice) -> JsonValue:
             for each in choice.grants
         ],
     }
+
+
+def hidden(choice: Choice) -> JsonValue:
+    """What one target is not shown: how many different values of each kind."""
+    assert choice.redacted is not None
+    found = choice.redacted
+    return {
+        "model": choice.info.name,
+        "redactions": list(found.names),
+        "values": dict(sorted(found.counts.items())),
+    }
+
+
+def sent(plan: Plan) -> dict[str, JsonValue]:
+    """The private values of what is sent in place of the call: each writing of it, once."""
+    made = {id(each.redacted): each.redacted for each in plan.choices if each.redacted is not None}
+    if not made:
+        return {}
+    writings: list[JsonValue] = [
+        {
+            "redactions": list(each.names),
+            "asked": asked(each.call),
+            "tokens": dict(each.tokens),
+        }
+        for each in made.values()
+    ]
+    return {"sent": writings}
 
 
 def refused(

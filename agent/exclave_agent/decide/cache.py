@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -116,16 +116,23 @@ class Cache:
             self._remove(key)
 
     async def lookup(
-        self, release: ActiveRelease, call: GenerateCall, request: Generate, info: ModelInfo
+        self,
+        release: ActiveRelease,
+        call: GenerateCall,
+        request: Generate,
+        info: ModelInfo,
+        guards: Sequence[str] = (),
     ) -> CachedAnswer | None:
         """The answer that was kept for this request; None: there is none, or it must not be used.
+        `guards`: the validators and redactions that stand between it and the caller; an answer
+        that others stood before is another answer, and one to a similar question passed none.
 
         A store or an embedding model that fails is a miss, and logged.
         """
         policy = release.policy.cache
         if policy is None or not usable(policy, call, request, info):
             return None
-        place = self._place(policy, release, call, request, info)
+        place = self._place(policy, release, call, request, info, guards)
         if place is None:
             return None
         try:
@@ -144,6 +151,7 @@ class Cache:
         request: Generate,
         info: ModelInfo,
         answer: Completion,
+        guards: Sequence[str] = (),
     ) -> bool:
         """Keep an answer that is complete, valid, recorded and of `info`'s model; whether it was.
 
@@ -153,7 +161,7 @@ class Cache:
         policy = release.policy.cache
         if policy is None or not usable(policy, call, request, info):
             return False
-        place = self._place(policy, release, call, request, info)
+        place = self._place(policy, release, call, request, info, guards)
         if place is None or answer.finish not in _KEPT_FINISHES:
             return False
         try:
@@ -285,6 +293,7 @@ class Cache:
         call: GenerateCall,
         request: Generate,
         info: ModelInfo,
+        guards: Sequence[str],
     ) -> _Place | None:
         """None: the request has no canonical form."""
         base = release.models.models().get(info.base) if info.base else None
@@ -300,8 +309,14 @@ class Cache:
             "subject": call.subject if policy.share == "subject" else None,
             "request": _request(request),
         }
+        if guards:
+            about["guards"] = list(guards)
         question = None
-        if policy.semantic is not None and call.data_class in policy.semantic.data_classes:
+        if (
+            not guards
+            and policy.semantic is not None
+            and call.data_class in policy.semantic.data_classes
+        ):
             question = question_of(request)
         try:
             key = self._tag(about)

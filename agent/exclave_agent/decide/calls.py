@@ -150,8 +150,11 @@ class Answered:
     cache: str = ""
     """"exact" or "semantic": the answer came from the completion cache."""
     degraded: str = ""
-    """"fallback", "canned" or "person": not the first choice's answer."""
+    """"fallback", "canned", "person" or "approval" (the answer waits for people): not the first
+    choice's answer."""
     timing: Timing = NO_TIMING
+    notices: tuple[str, ...] = ()
+    """Texts of the policy for the caller to show beside the answer, ASCII."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,8 @@ class EmbedAnswer:
     receipt: Receipt
     vectors: tuple[tuple[float, ...], ...]
     prompt_tokens: int
+    notices: tuple[str, ...] = ()
+    """As in `Answered`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +175,8 @@ class RerankAnswer:
     receipt: Receipt
     scores: tuple[float, ...]
     prompt_tokens: int
+    notices: tuple[str, ...] = ()
+    """As in `Answered`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,3 +185,5 @@ class InferAnswer:
 
     receipt: Receipt
     outputs: Sequence[Tensor]
+    notices: tuple[str, ...] = ()
+    """As in `Answered`."""

@@ -1,17 +1,18 @@
-"""Degrade: the answer when no target of a route may or can give one. Never a way around them."""
+"""Degrade: the answer when no target of a route may or can give one, or when what one gave is for
+people to see first. Never a way around them."""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
-from exclave_agent.errors import AgentError, NoTarget, RequestError
+from exclave_agent.errors import AgentError, ApprovalNeeded, NoTarget, RequestError
 from exclave_agent.ports import Clock, Referral, Referrals
+from exclave_policy.kinds.validators import Validator
 
-from .calls import Call
 from .infer import durable
 from .jobs import Answer, Job
-from .overlap import IntentTask
-from .route import Plan
+from .plan import Plan
+from .underway import Underway
 
 E = TypeVar("E")
 
@@ -40,22 +41,65 @@ def stands_in(plan: Plan, job: Job[E]) -> bool:
     return words is not None and job.takes(words)
 
 
-async def stand_in(
-    plan: Plan, call: Call, intent: IntentTask, referrals: Referrals | None, clock: Clock
-) -> Answer:
-    """The canned answer, or the word that a person has been asked, once that is durable.
+class Handover:
+    """Hands decisions over to people. MUST: the caller is told so only once it is durable."""
 
-    Raises: StorageError; NoTarget when nothing keeps referrals here.
-    """
-    otherwise = plan.otherwise
-    if otherwise.answer is not None:
-        return _canned(otherwise.answer, "canned")
-    assert otherwise.person is not None, "the route has an answer"
-    if referrals is None:
-        raise NoTarget("this route hands over to a person, and nothing here keeps referrals")
-    await durable(intent)
-    await referrals.add(Referral(call.decision, plan.name, clock.now_ns()))
-    return _canned(otherwise.person, "person")
+    def __init__(self, referrals: Referrals | None, clock: Clock) -> None:
+        """`referrals` None: nothing here keeps them."""
+        self._referrals = referrals
+        self._clock = clock
+
+    async def stand_in(self, decision: Underway, plan: Plan) -> Answer:
+        """The canned answer of the route, or its word that a person has been asked.
+
+        Raises: StorageError; NoTarget when nothing keeps referrals here.
+        """
+        otherwise = plan.otherwise
+        if otherwise.answer is not None:
+            return _canned(otherwise.answer, "canned")
+        assert otherwise.person is not None, "the route has an answer"
+        await self._refer(decision, plan)
+        return _canned(otherwise.person, "person")
+
+    async def escalate(self, decision: Underway, plan: Plan, validator: Validator) -> Answer:
+        """What the caller is told while a person looks at what a validator did not let pass.
+
+        Raises: as `stand_in`.
+        """
+        decision.entry.notes.escalated = validator.name
+        await self._refer(decision, plan, guard=validator.name)
+        return _canned(validator.told, "person")
+
+    async def hold_back(self, decision: Underway, plan: Plan, job: Job[E]) -> Answer:
+        """What the caller is told while a complete answer waits for those who must approve it.
+        The answer is in the record, and in nobody's hands.
+
+        Raises: as `stand_in`; ApprovalNeeded where no words can stand in for the answer.
+        """
+        assert decision.choice is not None, "somebody answered"
+        names = decision.entry.notes.approvals = decision.choice.obligations.approvals
+        await self._refer(decision, plan, approvals=names)
+        told = decision.release.policy.approvals[names[0]].told
+        if not job.takes(told):
+            raise ApprovalNeeded(
+                f"the answer is made and waits for people (approval {names[0]}): it is in the "
+                "record under this decision, and was not given to anybody",
+                approval=names[0],
+                decision_id=decision.call.decision,
+            )
+        return _canned(told, "approval")
+
+    async def _refer(
+        self, decision: Underway, plan: Plan, approvals: tuple[str, ...] = (), guard: str = ""
+    ) -> None:
+        if self._referrals is None:
+            raise NoTarget("this decision is for a person, and nothing here keeps referrals")
+        assert decision.intent is not None, "what is handed over is on record"
+        await durable(decision.intent)
+        now = self._clock.now_ns()
+        await self._referrals.add(
+            Referral(decision.call.decision, plan.name, now, approvals, guard)
+        )
 
 
 def _canned(text: str, degraded: str) -> Answer:

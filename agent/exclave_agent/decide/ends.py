@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from exclave_agent.errors import AgentError, OutputInvalid, PolicyDenied, TooManyTokens
+from exclave_agent.errors import (
+    AgentError,
+    ApprovalNeeded,
+    InputRefused,
+    OutputInvalid,
+    PolicyDenied,
+    TooManyTokens,
+)
 from exclave_agent.ports import Price
 from exclave_protocol.canonical import JsonValue
 
 from .jobs import Answer
-from .route import Usage
+from .plan import Usage
 from .worst import Worst
 
 
@@ -55,6 +62,10 @@ def outcome_of(error: BaseException, *, intended: bool) -> tuple[str, str]:
         return "failed", "internal"
     if isinstance(error, OutputInvalid):
         return "invalid", error.code
-    if isinstance(error, PolicyDenied) or (isinstance(error, TooManyTokens) and not intended):
+    if isinstance(error, ApprovalNeeded):
+        return "held", error.code
+    if isinstance(error, PolicyDenied | InputRefused):
+        return "denied", error.code
+    if isinstance(error, TooManyTokens) and not intended:
         return "denied", error.code
     return "failed", error.code

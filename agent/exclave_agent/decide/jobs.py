@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar, cast
 
 from exclave_agent.errors import NoTarget, OutputInvalid
 from exclave_agent.ports import (
     NO_TIMING,
     Delta,
     Finished,
+    Generate,
+    Message,
     ModelInfo,
     ModelSet,
     Timing,
@@ -21,14 +22,18 @@ from exclave_agent.ports import (
 from exclave_protocol.canonical import JsonValue
 
 from . import bodies
-from .calls import Call, GenerateCall
+from .calls import EmbedCall, GenerateCall, InferCall, RerankCall
+from .examine import Said, spoken, sureness
 from .infer import generate, whole
-from .route import Choice, timed
+from .plan import Choice
+from .redact import Restoration
+from .route import timed
 from .validate import Validator
 
 E = TypeVar("E")
 E_contra = TypeVar("E_contra", contravariant=True)
 T = TypeVar("T")
+C = TypeVar("C", EmbedCall, RerankCall, InferCall)
 
 
 @dataclass(slots=True)
@@ -71,6 +76,10 @@ class Draft(Protocol[E_contra]):
         be given."""
         ...
 
+    def said(self) -> Said | None:
+        """The complete answer as validators look at it; None: they have nothing to look at."""
+        ...
+
     def output(self) -> JsonValue | None:
         """What there is so far, for the record; None: nothing."""
         ...
@@ -106,6 +115,11 @@ class Job(Protocol[E]):
         """An empty answer of that target."""
         ...
 
+    def repair(self, choice: Choice, draft: Draft[E], reasons: Sequence[str]) -> bool:
+        """Have the target asked once more, told what was wrong with its answer; False: this kind
+        of call has no words for that."""
+        ...
+
 
 # --- generated ---------------------------------------------------------------------------------
 
@@ -114,13 +128,20 @@ class TextDraft:
     """A generated answer. Held back until it is complete when it must be checked first, or is
     not streamed at all."""
 
-    def __init__(
-        self, call: GenerateCall, validator: Validator | None, confidence: float | None
-    ) -> None:
+    def __init__(self, call: GenerateCall, validator: Validator | None, choice: Choice) -> None:
+        confidence, redacted = choice.target.limits.confidence, choice.redacted
         self._call = call
         self._validator = validator
         self._confidence = confidence
-        self._held = not call.stream or validator is not None or confidence is not None
+        self._held = (
+            not call.stream or validator is not None or confidence is not None or choice.held
+        )
+        self._restoration: Restoration | None = None
+        if redacted is not None and redacted.restored:
+            self._restoration = redacted.restorer(in_json=call.response_schema is not None)
+        self._raw: list[str] = []
+        """What the model said, where that is not what the caller is given."""
+        self._made: list[ToolCall] = []
         self._texts: list[str] = []
         self._logprobs: list[TokenLogprob] = []
         self._tool_calls: list[ToolCall] = []
@@ -133,26 +154,44 @@ class TextDraft:
     def take(self, event: Delta | Finished) -> Delta | None:
         if isinstance(event, Finished):
             self._finished = event
-            return None
+            return self._rest()
+        self._made += event.tool_calls
+        if self._restoration is not None:
+            event = self._restored(event, self._restoration)
         self._texts.append(event.text)
         self._logprobs += event.logprobs
         self._tool_calls += event.tool_calls
         return None if self._held else event
 
+    def _restored(self, event: Delta, restoration: Restoration) -> Delta:
+        """The piece with its values. One that may be the start of a token waits for the next."""
+        self._raw.append(event.text)
+        calls = tuple(restoration.call(made) for made in event.tool_calls)
+        return Delta(restoration.feed(event.text), event.logprobs, calls)
+
+    def _rest(self) -> Delta | None:
+        rest = "" if self._restoration is None else self._restoration.flush()
+        if not rest:
+            return None
+        self._texts.append(rest)
+        return None if self._held else Delta(rest)
+
+    def said(self) -> Said | None:
+        return spoken("".join(self._texts), self._tool_calls, self._logprobs)
+
     def check(self) -> None:
         if self._validator is not None and not self._tool_calls:
             self._validator.check("".join(self._texts), self._call.decision)
-        if self._confidence is not None and self._sureness() < self._confidence:
+        if self._confidence is not None and sureness(self._logprobs) < self._confidence:
             raise NoTarget(
                 "the model was less sure of its answer than its route asks for",
                 code="low_confidence",
             )
 
-    def _sureness(self) -> float:
-        """The geometric mean of the tokens' probabilities; 0 when nobody told them."""
-        if not self._logprobs:
-            return 0.0
-        return math.exp(sum(each.logprob for each in self._logprobs) / len(self._logprobs))
+    def as_made(self) -> tuple[str, tuple[ToolCall, ...]]:
+        """What the model said, in its own words: for itself."""
+        pieces = self._texts if self._restoration is None else self._raw
+        return "".join(pieces), tuple(self._made)
 
     def output(self) -> JsonValue | None:
         if self._tool_calls:
@@ -203,22 +242,63 @@ class GenerateJob:
     def ask(
         self, models: ModelSet, choice: Choice, seconds: float | None
     ) -> AsyncGenerator[Delta | Finished, None]:
-        assert choice.request is not None
-        return generate(models, timed(choice.request, seconds))
+        request = choice.sent or choice.request
+        assert request is not None
+        return generate(models, timed(request, seconds))
 
     def draft(self, choice: Choice) -> TextDraft:
-        return TextDraft(self._call, self._validator, choice.target.limits.confidence)
+        return TextDraft(self._call, self._validator, choice)
+
+    def repair(
+        self, choice: Choice, draft: Draft[Delta | Finished], reasons: Sequence[str]
+    ) -> bool:
+        request = choice.sent or choice.request
+        assert request is not None and isinstance(draft, TextDraft)
+        choice.sent = asked_again(request, draft.as_made(), reasons)
+        return True
+
+
+def asked_again(
+    request: Generate, made: tuple[str, tuple[ToolCall, ...]], reasons: Sequence[str]
+) -> Generate:
+    """The same request with the model's own answer behind it, and what is wrong with that."""
+    text, calls = made
+    words = _REPAIR.format("; ".join(dict.fromkeys(reasons)))
+    if request.prompt is not None:
+        return replace(request, prompt=f"{request.prompt}{text}\n\n{words}\n\n")
+    told = Message("assistant", text, calls)
+    answers = [
+        Message("tool", "not called", tool_call_id=each.id, name=each.name) for each in calls
+    ]
+    return replace(request, messages=(*request.messages, told, *answers, Message("user", words)))
+
+
+_REPAIR = (
+    "Your last answer was not accepted: {}. Answer the request above once more, completely, and "
+    "without this fault. Do not mention this message."
+)
 
 
 # --- in one piece --------------------------------------------------------------------------------
 
 
-class WholeDraft(Generic[T]):
-    """An answer that comes in one piece, which nothing has to check."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An answer that is no text, in the record's words."""
 
-    def __init__(self, tell: Callable[[T], tuple[JsonValue, int]]) -> None:
+    output: JsonValue
+    prompt_tokens: int = 0
+    said: Said | None = None
+    """For validators; None: it holds nothing that they could read."""
+
+
+class WholeDraft(Generic[T]):
+    """An answer that comes in one piece."""
+
+    def __init__(self, tell: Callable[[T], Told]) -> None:
         self._tell = tell
         self._found: list[T] = []
+        self._once: Told | None = None
 
     @property
     def done(self) -> bool:
@@ -229,29 +309,37 @@ class WholeDraft(Generic[T]):
         return None
 
     def check(self) -> None:
-        """Nothing to check."""
+        """No request holds it to anything."""
+
+    def said(self) -> Said | None:
+        return self._told().said
 
     def output(self) -> JsonValue | None:
-        return None
+        return self._told().output if self._found else None
 
     def answer(self, info: ModelInfo) -> Answer:
-        output, prompt_tokens = self._tell(self._found[0])
-        return Answer("stop", output, info, prompt_tokens)
+        told = self._told()
+        return Answer("stop", told.output, info, told.prompt_tokens)
+
+    def _told(self) -> Told:
+        if self._once is None:
+            self._once = self._tell(self._found[0])
+        return self._once
 
 
-class WholeJob(Generic[T]):
+class WholeJob(Generic[T, C]):
     """A model is asked for vectors, scores or tensors."""
 
     def __init__(
         self,
-        call: Call,
-        run: Callable[[ModelSet, str], Awaitable[T]],
-        tell: Callable[[T], tuple[JsonValue, int]],
+        call: C,
+        run: Callable[[ModelSet, str, C], Awaitable[T]],
+        tell: Callable[[T], Told],
     ) -> None:
-        """`run`: asks the model of that name; `tell`: the output for the record, and the prompt's
-        tokens."""
-        self._call = call
-        self._run = run
+        """`run`: asks the model of that name the call, as that model may see it; `tell`: what it
+        says, for the record and for validators."""
+        self._call: C = call
+        self._run: Callable[[ModelSet, str, C], Awaitable[T]] = run
         self._tell = tell
         self._found: list[T] = []
 
@@ -266,7 +354,7 @@ class WholeJob(Generic[T]):
         """The model's own answer, once there is one."""
         return self._found[-1]
 
-    def _told(self, found: T) -> tuple[JsonValue, int]:
+    def _told(self, found: T) -> Told:
         self._found.append(found)
         return self._tell(found)
 
@@ -276,7 +364,12 @@ class WholeJob(Generic[T]):
     def ask(
         self, models: ModelSet, choice: Choice, seconds: float | None
     ) -> AsyncGenerator[T, None]:
-        return whole(lambda: self._run(models, choice.info.name))
+        # A redaction makes another call of the same kind.
+        call = self._call if choice.redacted is None else cast("C", choice.redacted.call)
+        return whole(lambda: self._run(models, choice.info.name, call))
 
     def draft(self, choice: Choice) -> WholeDraft[T]:
         return WholeDraft(self._told)
+
+    def repair(self, choice: Choice, draft: Draft[T], reasons: Sequence[str]) -> bool:
+        return False

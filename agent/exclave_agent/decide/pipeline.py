@@ -1,4 +1,5 @@
-"""The decision path, in order: authorize > route > budget > cache > infer > validate > record.
+"""The decision path, in order: look > authorize > route > redact > budget > cache > infer >
+validate > record.
 
 No path leads around a step. Whatever ends a decision after `Recorder.open`, its RESULT is
 written, or the caller is told that it could not be.
@@ -9,11 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import TypeVar
 
-from exclave_agent.errors import BudgetExceeded, DeadlineExceeded
+from exclave_agent.errors import BudgetExceeded, DeadlineExceeded, InputRefused
 from exclave_agent.ports import (
     ActiveRelease,
     AuditLog,
@@ -25,19 +26,19 @@ from exclave_agent.ports import (
     Ids,
     ModelSet,
     NoTracer,
+    RedactionKeys,
     Referrals,
     Releases,
     Scores,
     Tensor,
     Tracer,
 )
-from exclave_protocol.canonical import JsonValue
 
 from . import bodies, spans
 from .attempts import Attempts
 from .authorize import enforce, request_of
 from .budget import Budgets, budget
-from .cache import Cache, CachedAnswer, Completion
+from .cache import Cache
 from .calls import (
     Answered,
     Call,
@@ -50,32 +51,20 @@ from .calls import (
     RerankAnswer,
     RerankCall,
 )
-from .degrade import nobody, stand_in, stands_in
-from .jobs import Answer, GenerateJob, Job, WholeJob
-from .overlap import IntentTask
-from .record import Entry, Recorder
-from .route import Choice, Plan, Router
-from .worst import worst_case
+from .degrade import Handover, nobody, stands_in
+from .examine import Examiner, computed
+from .guards import Guards, NoKeys
+from .jobs import Answer, GenerateJob, Job, Told, WholeJob
+from .plan import Choice, Plan
+from .record import Recorder
+from .reuse import keep, kept_answer
+from .route import Router
+from .underway import Underway
+from .worst import twice, worst_case
 
+C = TypeVar("C", EmbedCall, RerankCall, InferCall)
 E = TypeVar("E")
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class _Decision:
-    """One decision on its way."""
-
-    release: ActiveRelease
-    call: Call
-    entry: Entry
-    deadline: float | None
-    """The loop's time."""
-    intent: IntentTask | None = None
-    """Once it is being written."""
-    answer: Answer | None = None
-    """Once it is complete."""
-    choice: Choice | None = None
-    """Who gave it."""
 
 
 class Pipeline:
@@ -93,8 +82,10 @@ class Pipeline:
         cache: Cache | None = None,
         referrals: Referrals | None = None,
         tracer: Tracer | None = None,
+        keys: RedactionKeys | None = None,
     ) -> None:
-        """`budgets`, `cache`: loaded. `referrals` None: routes cannot hand over to a person."""
+        """`budgets`, `cache`: loaded. `referrals` None: nothing can be handed over to a person.
+        `keys` None: nothing can be replaced by keyed tokens."""
         self._releases = releases
         self._clock = clock
         self._ids = ids
@@ -102,7 +93,8 @@ class Pipeline:
         self._router = Router()
         self._budgets = budgets
         self._cache = cache
-        self._referrals = referrals
+        self._handover = Handover(referrals, clock)
+        self._guards = Guards(keys or NoKeys())
         self._tracer = tracer or NoTracer()
 
     async def __aenter__(self) -> Pipeline:
@@ -115,6 +107,7 @@ class Pipeline:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._guards.close()
         await self._recorder.__aexit__(kind, error, trace)
 
     def new_id(self) -> str:
@@ -157,7 +150,8 @@ class Pipeline:
                 raise
             finally:
                 spans.tell(span, decision.call, decision.entry, decision.answer)
-            self._keep(decision, call)
+            if self._cache is not None:  # nobody waits for that
+                self._recorder.spawn(keep(self._cache, decision, call))
         if not left and (answer.text or answer.tool_calls):
             yield Delta(answer.text, answer.logprobs, answer.tool_calls)
         yield Answered(
@@ -173,53 +167,54 @@ class Pipeline:
             cache=answer.cache,
             degraded=answer.degraded,
             timing=answer.timing,
+            notices=decision.notices,
         )
 
     async def embed(self, call: EmbedCall) -> EmbedAnswer:
         """Vectors, recorded. Raises: as `stream`, without OutputInvalid."""
 
-        async def run(models: ModelSet, model: str) -> Embeddings:
+        async def run(models: ModelSet, model: str, call: EmbedCall) -> Embeddings:
             return await models.embed(model, call.texts)
 
-        def tell(found: Embeddings) -> tuple[JsonValue, int]:
-            return bodies.vectors(found.vectors), found.prompt_tokens
+        def tell(found: Embeddings) -> Told:
+            return Told(bodies.vectors(found.vectors), found.prompt_tokens)
 
-        receipt, found = await self._at_once(call, run, tell)
-        return EmbedAnswer(receipt, found.vectors, found.prompt_tokens)
+        receipt, found, notices = await self._at_once(call, run, tell)
+        return EmbedAnswer(receipt, found.vectors, found.prompt_tokens, notices)
 
     async def rerank(self, call: RerankCall) -> RerankAnswer:
         """Scores, recorded. Raises: as `embed`."""
 
-        async def run(models: ModelSet, model: str) -> Scores:
+        async def run(models: ModelSet, model: str, call: RerankCall) -> Scores:
             return await models.rerank(model, call.query, call.documents)
 
-        def tell(found: Scores) -> tuple[JsonValue, int]:
-            return [bodies.decimal(score) for score in found.scores], found.prompt_tokens
+        def tell(found: Scores) -> Told:
+            return Told([bodies.decimal(score) for score in found.scores], found.prompt_tokens)
 
-        receipt, found = await self._at_once(call, run, tell)
-        return RerankAnswer(receipt, found.scores, found.prompt_tokens)
+        receipt, found, notices = await self._at_once(call, run, tell)
+        return RerankAnswer(receipt, found.scores, found.prompt_tokens, notices)
 
     async def infer(self, call: InferCall) -> InferAnswer:
         """Output tensors, recorded. Raises: as `embed`."""
 
-        async def run(models: ModelSet, model: str) -> Sequence[Tensor]:
+        async def run(models: ModelSet, model: str, call: InferCall) -> Sequence[Tensor]:
             return await models.infer(model, call.inputs, call.outputs)
 
-        def tell(outputs: Sequence[Tensor]) -> tuple[JsonValue, int]:
-            return bodies.tensors(outputs), 0
+        def tell(outputs: Sequence[Tensor]) -> Told:
+            return Told(bodies.tensors(outputs), said=computed(outputs))
 
-        receipt, outputs = await self._at_once(call, run, tell)
-        return InferAnswer(receipt, outputs)
+        receipt, outputs, notices = await self._at_once(call, run, tell)
+        return InferAnswer(receipt, outputs, notices)
 
     # --- the path --------------------------------------------------------------------------------
 
     async def _at_once(
         self,
-        call: Call,
-        run: Callable[[ModelSet, str], Awaitable[T]],
-        tell: Callable[[T], tuple[JsonValue, int]],
-    ) -> tuple[Receipt, T]:
-        """The path of an answer that comes in one piece, which nothing has to validate."""
+        call: C,
+        run: Callable[[ModelSet, str, C], Awaitable[T]],
+        tell: Callable[[T], Told],
+    ) -> tuple[Receipt, T, tuple[str, ...]]:
+        """The path of an answer that comes in one piece, and its notices."""
         with self._tracer.span("decide") as span, self._releases.lease() as release:
             decision = self._open(release, call, None)
             job = WholeJob(call, run, tell)
@@ -238,25 +233,31 @@ class Pipeline:
                 raise
             finally:
                 spans.tell(span, decision.call, decision.entry, decision.answer)
-        return receipt, job.found
+        return receipt, job.found, decision.notices
 
-    def _open(self, release: ActiveRelease, call: Call, timeout: float | None) -> _Decision:
+    def _open(self, release: ActiveRelease, call: Call, timeout: float | None) -> Underway:
         deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
-        return _Decision(release, call, self._recorder.open(release, call), deadline)
+        return Underway(release, call, self._recorder.open(release, call), deadline)
 
-    async def _begin(self, decision: _Decision, job: Job[E]) -> Attempts[E] | None:
+    async def _begin(self, decision: Underway, job: Job[E]) -> Attempts[E] | None:
         """Everything before a model is asked; None: the answer is in `decision.answer` already."""
         entry = decision.entry
+        sensing = self._guards.sense(decision.release, decision.call)
+        decision.seen = await self._in_time(decision, sensing)
         plan = entry.plan = self._route(decision)
         job.prepare()
+        await self._in_time(decision, self._look(decision, plan, job))
         self._reserve(decision, plan)
-        if not plan.choices and not stands_in(plan, job):
+        if not plan.choices and decision.refused is None and not stands_in(plan, job):
             raise nobody(plan, None)
         decision.intent = entry.intend(job.params(plan.choices[0]) if plan.choices else {})
-        cached = await self._lookup(decision, plan)
-        if cached is not None:
+        if decision.refused is not None:
+            validator = decision.refused.validator
+            decision.answer = await self._handover.escalate(decision, plan, validator)
+            return None
+        decision.answer = await self._in_time(decision, kept_answer(self._cache, decision, plan))
+        if decision.answer is not None:
             decision.choice = plan.choices[0]
-            decision.answer = _again(cached, plan.choices[0])
             return None
         return Attempts(
             plan,
@@ -266,38 +267,84 @@ class Pipeline:
             self._clock,
             decision.deadline,
             entry.asks,
+            Examiner(
+                self._guards,
+                decision.release,
+                decision.call,
+                entry.received_ns,
+                decision.seen,
+                entry.notes,
+                decision.deadline,
+            ),
         )
 
-    async def _conclude(self, decision: _Decision, attempts: Attempts[E]) -> None:
+    async def _look(self, decision: Underway, plan: Plan, job: Job[E]) -> None:
+        """Hold the input to its validators, and take out of it what targets must not see.
+
+        Raises: InputRefused; Unavailable.
+        """
+        entry, call, release = decision.entry, decision.call, decision.release
+        assert entry.request is not None and entry.verdict is not None, "the policy was asked"
+        obliged = entry.verdict.obligations.validators
+        failed = await self._guards.admit(release, call, entry.request, obliged, plan, entry.notes)
+        if failed is None:
+            await self._guards.prepare(release, call, plan)
+            return
+        validator = failed.validator
+        if validator.otherwise != "escalate" or not job.takes(validator.told):
+            raise InputRefused(
+                f"what was sent did not pass validator {validator.name}: {failed.failure.check} "
+                f"check {failed.failure.place + 1}: {failed.failure.reason}",
+                guard=validator.name,
+                decision_id=call.decision,
+            )
+        plan.choices, decision.refused = [], failed
+
+    async def _in_time(self, decision: Underway, work: Awaitable[T]) -> T:
+        """Raises: DeadlineExceeded when the caller's time runs out first."""
+        try:
+            async with asyncio.timeout_at(decision.deadline) as scope:
+                return await work
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise DeadlineExceeded(
+                "the time that the caller gave ran out before the answer"
+            ) from None
+
+    async def _conclude(self, decision: Underway, attempts: Attempts[E]) -> None:
         """The attempts' answer, or what stands in for it, into `decision.answer`."""
-        plan, winner, intent = attempts.plan, attempts.winner, decision.intent
-        assert intent is not None, "nobody is asked without one"
+        plan, winner, escalated = attempts.plan, attempts.winner, attempts.escalated
         if winner is not None:
             decision.choice = winner.choice
             decision.answer = winner.answer
             if plan.fallen(winner.choice.place):
                 decision.answer = replace(winner.answer, degraded="fallback")
+            if winner.choice.obligations.approvals:
+                decision.answer = await self._handover.hold_back(decision, plan, attempts.job)
+        elif escalated is not None:
+            if not attempts.job.takes(escalated.validator.told):
+                raise escalated
+            decision.answer = await self._handover.escalate(decision, plan, escalated.validator)
         elif stands_in(plan, attempts.job):
-            decision.answer = await stand_in(
-                plan, decision.call, intent, self._referrals, self._clock
-            )
+            decision.answer = await self._handover.stand_in(decision, plan)
         else:
             raise nobody(plan, attempts.error)
 
-    def _route(self, decision: _Decision) -> Plan:
+    def _route(self, decision: Underway) -> Plan:
         """Ask the policy about what was asked for, then who may answer."""
         entry, call, release = decision.entry, decision.call, decision.release
         with self._tracer.span("route"):
             info = release.models.models().get(call.model)
-            entry.request = request_of(call, entry.received_ns, info=info)
+            entry.request = request_of(call, entry.received_ns, decision.seen, info)
             verdict = entry.verdict = release.policy.evaluate(entry.request)
             enforce(verdict, call.decision)
             if isinstance(call, GenerateCall):
                 budget(call.max_tokens, verdict.max_tokens)
             now = self._clock.monotonic()
-            return self._router.plan(release, call, verdict, entry.received_ns, now)
+            return self._router.plan(release, call, verdict, entry.received_ns, now, decision.seen)
 
-    def _reserve(self, decision: _Decision, plan: Plan) -> None:
+    def _reserve(self, decision: Underway, plan: Plan) -> None:
         """Hold the worst case of every attempt, each at its own model's price: as many as the
         route allows, and the budget can pay.
 
@@ -314,6 +361,8 @@ class Pipeline:
                 request = choice.request
                 tokens = 0 if request is None else request.sampling.max_tokens
                 worst = worst_case(decision.call, choice.info, tokens)
+                if choice.repairable:
+                    worst = twice(worst, choice.info)
                 try:
                     choice.reservation = self._budgets.reserve(
                         decision.release, decision.call, [choice.info], worst
@@ -327,64 +376,7 @@ class Pipeline:
         if refused is not None and not kept:
             raise refused
 
-    async def _lookup(self, decision: _Decision, plan: Plan) -> CachedAnswer | None:
-        """The first choice's kept answer to this request."""
-        call = decision.call
-        if self._cache is None or decision.release.policy.cache is None:
-            return None
-        if not plan.choices or not isinstance(call, GenerateCall):
-            return None
-        first = plan.choices[0]
-        assert first.request is not None
-        try:
-            async with asyncio.timeout_at(decision.deadline) as scope:
-                return await self._cache.lookup(decision.release, call, first.request, first.info)
-        except TimeoutError:
-            if not scope.expired():
-                raise
-            raise DeadlineExceeded(
-                "the time that the caller gave ran out before the answer"
-            ) from None
-
-    async def _record(self, decision: _Decision) -> tuple[Receipt, Answer]:
+    async def _record(self, decision: Underway) -> tuple[Receipt, Answer]:
         assert decision.answer is not None, "nobody's answer is an error"
         with self._tracer.span("record"):
             return await decision.entry.answered(decision.answer), decision.answer
-
-    def _keep(self, decision: _Decision, call: GenerateCall) -> None:
-        """Keep the answer for the next one who asks the same; nobody waits for that."""
-        answer, choice = decision.answer, decision.choice
-        if self._cache is None or decision.release.policy.cache is None:
-            return
-        if answer is None or choice is None:
-            return
-        if answer.cache or answer.degraded:
-            return
-        assert choice.request is not None
-        completion = Completion(
-            answer.text,
-            answer.finish,
-            answer.prompt_tokens,
-            answer.completion_tokens,
-            answer.tool_calls,
-        )
-        self._recorder.spawn(
-            self._cache.keep(decision.release, call, choice.request, choice.info, completion)
-        )
-
-
-def _again(cached: CachedAnswer, choice: Choice) -> Answer:
-    """A kept answer, given once more: no token was computed for it."""
-    kept = cached.completion
-    made = kept.tool_calls
-    return Answer(
-        finish=kept.finish,
-        output=bodies.spoken(kept.text, made) if made else kept.text,
-        info=choice.info,
-        prompt_tokens=kept.prompt_tokens,
-        completion_tokens=kept.completion_tokens,
-        text=kept.text,
-        tool_calls=made,
-        cache=cached.cache,
-        similarity=cached.similarity,
-    )

@@ -33,8 +33,9 @@ from .authorize import action_of
 from .calls import Call, GenerateCall, Receipt
 from .ends import End, outcome_of
 from .jobs import Answer
+from .notes import Notes
 from .overlap import IntentTask
-from .route import Choice, Plan
+from .plan import Choice, Plan
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ async def _contained(work: Coroutine[Any, Any, T]) -> T | StorageError:
 
 
 class Drafted(Protocol):
-    """What is being answered: as much of `attempts.Contender` as the record needs."""
+    """What is being answered: as much of `contender.Contender` as the record needs."""
 
     @property
     def first_at(self) -> float | None:
@@ -129,6 +130,7 @@ class Entry:
         "_recorder",
         "_result",
         "_started",
+        "notes",
         "outcome",
         "plan",
         "received_ns",
@@ -160,6 +162,8 @@ class Entry:
         """Who may answer, once that is known."""
         self._current: Drafted | None = None
         self._discarded: list[JsonValue] = []
+        self.notes = Notes()
+        """What the guards found."""
         self.outcome = ""
         """As in the RESULT, once it is known."""
 
@@ -186,7 +190,7 @@ class Entry:
         draft = LeafDraft(
             "INTENT",
             bodies.intent(self._constants, call, self.plan, self.verdict, params, self.received_ns),
-            bodies.asked(call) | self._explained(),
+            bodies.asked(call) | bodies.sent(self.plan) | self._explained(),
             call.subject,
             tuple(entry for entries in ledger for entry in entries),
         )
@@ -290,6 +294,7 @@ class Entry:
         made = () if plan is None else plan.attempts
         body |= bodies.answered_by(self._constants, answer, made)
         body["cost"] = end.cost()
+        body |= self.notes.body()
         if intent is None:
             body |= bodies.refused(
                 self._constants, self._call, self._route_name() or None, self.received_ns

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from exclave_agent.errors import PolicyDenied, TooManyTokens, UnknownModel
@@ -16,115 +16,20 @@ from exclave_agent.ports import (
 )
 from exclave_policy.conditions import ConditionFailed, bind
 from exclave_policy.evaluate import CompiledPolicy
-from exclave_policy.kinds.routes import Limits, Otherwise, Retry, Route, Target
-from exclave_policy.model import NO_OBLIGATIONS, Decision, Obligations
+from exclave_policy.kinds.routes import Limits, Retry, Route, Target
+from exclave_policy.model import Decision
 from exclave_policy.schema import activation
 
 from .authorize import UNSEEN, Seen, action_of, authorize, enforce, request_of
 from .breaker import Breaker
-from .budget import Reservation, default_tokens
+from .budget import default_tokens
 from .calls import Call, GenerateCall
-from .grants import NOTHING_MORE, Grant, grants
+from .grants import NOTHING_MORE, grants
+from .plan import Choice, Plan
 from .retry import RetryBudget
 
 ENDPOINT_RULE = "endpoint"
 """Names the endpoint document in a denial: not a rule of the policy, and signed like one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens that an attempt used; None: not known, so its worst case counts."""
-
-    prompt: int | None = None
-    completion: int | None = None
-    cached: int = 0
-
-
-@dataclass(slots=True)
-class Attempt:
-    """What became of one target, for the RESULT."""
-
-    model: str
-    outcome: str
-    """Skipped: "absent", "action", "denied", "data_class", "condition", "cost", "too_long",
-    "slow", "open", "budget". Asked: "answered", "cancelled", "hedge_lost", "unsure", or the code
-    of its error."""
-    place: int
-    """Of the target in its route."""
-    us: int = 0
-    """Microseconds that it was asked for."""
-    asked: bool = False
-    """Whether it was asked, rather than skipped."""
-
-
-BY_DESIGN = frozenset(
-    {
-        "absent",
-        "action",
-        "denied",
-        "data_class",
-        "condition",
-        "cost",
-        "too_long",
-        TooManyTokens.code,
-    }
-)
-"""Outcomes that say where a request belongs, not that anything is wrong."""
-
-
-@dataclass(slots=True)
-class Choice:
-    """One target that may be asked."""
-
-    target: Target
-    info: ModelInfo
-    breaker: Breaker
-    place: int = 0
-    """Of the target in its route."""
-    request: Generate | None = None
-    """Of a generating call."""
-    reservation: Reservation | None = None
-    usage: Usage | None = None
-    """What asking it used; None: it was not asked, or computed nothing."""
-    grants: tuple[Grant, ...] = ()
-    """What the policy allowed besides the model itself."""
-    obligations: Obligations = NO_OBLIGATIONS
-    """What the policy asks for along with an answer of this target: of the name asked for, of the
-    target itself and of what it needs (tools, endpoint, secret) together."""
-
-
-@dataclass(slots=True)
-class Plan:
-    """Who may answer, best first, and who may not."""
-
-    route: Route
-    implicit: bool
-    """A model was asked for by its own name."""
-    retries: RetryBudget
-    choices: list[Choice] = field(default_factory=list)
-    attempts: list[Attempt] = field(default_factory=list)
-    """Skipped targets; those that are asked follow."""
-    too_long: TooManyTokens | None = None
-    """Why a target was skipped for the length of the answer asked for."""
-
-    @property
-    def name(self) -> str:
-        """The route's name; "" of an implicit one."""
-        return "" if self.implicit else self.route.name
-
-    @property
-    def otherwise(self) -> Otherwise:
-        """What is answered when nobody can."""
-        return self.route.otherwise
-
-    def fallen(self, place: int) -> bool:
-        """Whether something other than the route's design kept a target from answering that the
-        route prefers to the one at `place`."""
-        return any(each.place < place and each.outcome not in BY_DESIGN for each in self.attempts)
-
-    def skip(self, place: int, outcome: str) -> None:
-        """Note a target that is not asked."""
-        self.attempts.append(Attempt(self.route.targets[place].model, outcome, place))
 
 
 class Router:

@@ -6,12 +6,12 @@ from typing import TypeVar
 
 from exclave_agent.ports import NoSpan, Span
 
-from .attempts import Contender
 from .authorize import action_of
 from .calls import Call
+from .contender import Contender
 from .jobs import Answer
+from .plan import Plan
 from .record import Entry
-from .route import Plan
 
 E = TypeVar("E")
 

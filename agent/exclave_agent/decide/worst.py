@@ -62,6 +62,18 @@ def worst_case(call: Call, info: ModelInfo, max_tokens: int = 0) -> Worst:
     return Worst(prompt, max_tokens)
 
 
+_REPAIR_TOKENS = 1024
+"""What a model is told of an answer that was not accepted."""
+
+
+def twice(worst: Worst, info: ModelInfo) -> Worst:
+    """With one more attempt, which is shown the first one's answer, and what is wrong with it."""
+    second = worst.prompt + worst.completion + _REPAIR_TOKENS
+    if info.context_tokens:
+        second = min(second, info.context_tokens)
+    return Worst(worst.prompt + second, 2 * worst.completion)
+
+
 def _generate_bytes(call: GenerateCall) -> int:
     """Everything of a call that may stand in the prompt."""
     size = prompt_bytes(call)

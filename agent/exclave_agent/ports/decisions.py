@@ -118,6 +118,22 @@ class Referral:
     """The route's signed name."""
     created_ns: int
     """Wall clock, nanoseconds since the Unix epoch."""
+    approvals: tuple[str, ...] = ()
+    """Names of the Approval documents that the answer waits for: it is made, and in the vault.
+    Empty: there is no answer that may be given."""
+    guard: str = ""
+    """The Validator that handed the decision over; "": the route did, or an approval."""
+
+
+class RedactionKeys(Protocol):
+    """What keyed tokens are made with."""
+
+    def key(self, name: str) -> bytes:
+        """32 bytes, the same for the same secret; `name` "": the agent's own.
+
+        Raises: Unavailable ("secret_missing") when there is no secret of that name.
+        """
+        ...
 
 
 class Referrals(Protocol):

@@ -33,12 +33,11 @@ from exclave_policy.errors import PolicyInvalid
 from exclave_policy.evaluate import CompiledPolicy
 from exclave_policy.model import Obligations
 from exclave_policy.pack import unpack
-from exclave_policy.schema import CONTENT
 
 log = logging.getLogger(__name__)
 
 _SHOWN_PROBLEMS: Final = 3
-CARRIED_OUT: Final[frozenset[str]] = frozenset()
+CARRIED_OUT: Final = frozenset({"validators", "redactions", "approvals", "notices"})
 """Fields of `exclave_policy.model.Obligations` that the decision path carries out."""
 
 
@@ -271,16 +270,12 @@ def _check_models(policy: CompiledPolicy, models: ModelSet) -> None:
 
 def _not_carried_out(policy: CompiledPolicy) -> list[str]:
     """What this version only reads must not be taken for something that it does."""
-    unseen = [
-        f"a condition sees {name}, which this version of the agent does not find out"
-        for name in sorted(policy.names & CONTENT)
-    ]
     unread = [
         f"the agent of this version does not keep to a document of kind {kind}"
         for kind, found in (("Retention", policy.retention), ("Telemetry", policy.telemetry))
         if found is not None
     ]
-    return [*unseen, *unread] + [
+    return unread + [
         f"rule {rule.id} obliges to what this version of the agent cannot do: {field.name}"
         for rule in policy.rules
         for field in fields(Obligations)

@@ -29,6 +29,11 @@ class SqliteReferrals:
                 "ON CONFLICT DO NOTHING",
                 (referral.decision, referral.route, referral.created_ns),
             )
+            if cursor.rowcount and (referral.approvals or referral.guard):
+                connection.execute(
+                    "INSERT INTO referral_reason (decision, approvals, guard) VALUES (?, ?, ?)",
+                    (referral.decision, ",".join(referral.approvals), referral.guard),
+                )
             return cursor.rowcount
 
         self.known += await self._writer.run(insert)
@@ -44,8 +49,15 @@ class SqliteReferrals:
     async def waiting(self, limit: int) -> Sequence[Referral]:
         def find(connection: sqlite3.Connection, _: VaultReader | None) -> list[Referral]:
             rows = connection.execute(
-                "SELECT decision, route, created_ns FROM referral ORDER BY id LIMIT ?", (limit,)
+                "SELECT r.decision, r.route, r.created_ns, "
+                "coalesce(w.approvals, ''), coalesce(w.guard, '') "
+                "FROM referral AS r LEFT JOIN referral_reason AS w ON w.decision = r.decision "
+                "ORDER BY r.id LIMIT ?",
+                (limit,),
             )
-            return [Referral(*row) for row in rows]
+            return [
+                Referral(decision, route, created, tuple(filter(None, names.split(","))), guard)
+                for decision, route, created, names, guard in rows
+            ]
 
         return await asyncio.wrap_future(self._pool.submit(find))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from exclave_policy.admission import Scope
 from exclave_policy.clauses import read_condition
 from exclave_policy.fields import MODEL, TENSOR, Fields
 from exclave_policy.kinds import redactions
@@ -115,8 +116,14 @@ class Checks:
         return SchemaCheck(schema)
 
     def _condition(self, parent: Fields, name: str) -> Check | None:
-        condition = read_condition(parent, name, self._text)
-        return None if condition is None else ConditionCheck(condition)
+        condition = read_condition(parent, name, self._text, Scope.OUTPUT)
+        if condition is None:
+            return None
+        node = parent.get(name)
+        if condition.sees_output and self._stage == "input" and node is not None:
+            fix = "write text, or move it to a validator of the stage output"
+            parent.wrong(node, name, "there is no output yet", fix)
+        return ConditionCheck(condition)
 
     def _pattern(self, parent: Fields, name: str) -> Check | None:
         fields = _inner(parent, name, ("must", "must_not"))

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, product
 
-from exclave_policy.conditions import Condition, ConditionFailed, Token, bind, tokenize
+from exclave_policy.admission import Token, tokenize
+from exclave_policy.conditions import Condition, ConditionFailed, bind
 from exclave_policy.schema import VARIABLES, Value
 from exclave_policy.workbench.terms import terms_of
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from exclave_policy.admission import tokenize
 from exclave_policy.conditions import (
     Condition,
     ConditionFailed,
     ConditionInvalid,
     bind,
     compile_condition,
-    tokenize,
 )
 from exclave_policy.evaluate import CompiledPolicy
 from exclave_policy.model import Decision, Request

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from exclave_policy.conditions import (
-    Condition,
-    ConditionInvalid,
-    Token,
-    compile_condition,
-    tokenize,
-)
+from exclave_policy.admission import Token, tokenize
+from exclave_policy.conditions import Condition, ConditionInvalid, compile_condition
 
 _OPENING, _CLOSING = ("(", "["), (")", "]")
 

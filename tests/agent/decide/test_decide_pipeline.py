@@ -103,6 +103,7 @@ async def test_an_answer_has_an_intent_then_a_result(api: LocalApi) -> None:
         "targets": [{"name": "small", "digest": "5" * 64, "runtime": "llama"}],
         "policy": RULED | {"rule": "analysts", "matched": ["analysts"]},
         "grants": [],
+        "redacted": [],
         "release": {"digest": "a" * 64, "version": "7"},
         "data_class": "",
         "received": "2030-03-17T17:46:40.000000000Z",

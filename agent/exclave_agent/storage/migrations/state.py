@@ -109,7 +109,23 @@ def _referral(db: Database) -> None:
     db.table("referral").create_index(["decision"], unique=True)
 
 
+def _referral_reason(db: Database) -> None:
+    """Why, where it was not the route's word. A table of its own: `referral` is older, and
+    programs that know no reasons go on adding to it."""
+    db.table("referral_reason").create(
+        {"decision": str, "approvals": str, "guard": str},
+        pk="decision",
+        not_null={"approvals", "guard"},
+        strict=True,
+    )
+
+
 STEPS = (_version_1,)
-ADDITIONS: dict[str, Step] = {"spent": _spent, "completion": _completion, "referral": _referral}
+ADDITIONS: dict[str, Step] = {
+    "spent": _spent,
+    "completion": _completion,
+    "referral": _referral,
+    "referral_reason": _referral_reason,
+}
 """Tables that programs of the same schema may lack and leave alone: made when they are missing,
 and no new schema, so that a former version opens the file (docs/upgrade.md)."""
