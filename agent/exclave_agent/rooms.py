@@ -28,6 +28,7 @@ from exclave_agent.decide.pipeline import Pipeline
 from exclave_agent.errors import NoRelease, StorageError
 from exclave_agent.identity.keys import seal_keys
 from exclave_agent.identity.renew import Renewer
+from exclave_agent.identity.secrets import Secrets
 from exclave_agent.identity.store import (
     Identity,
     IdentityStore,
@@ -49,7 +50,6 @@ from exclave_agent.runtimes import births
 from exclave_agent.runtimes.memory_keeper import MemorySettings
 from exclave_agent.runtimes.quarantine import Culprit
 from exclave_agent.runtimes.remote import RemoteRuntime
-from exclave_agent.runtimes.remote_keys import RemoteKeys
 from exclave_agent.runtimes.restart import LOOP, Crash
 from exclave_agent.runtimes.supervisor import Supervisor
 from exclave_agent.slots import Latest
@@ -146,6 +146,9 @@ async def lay_basis(settings: Settings, control: Control, stack: AsyncExitStack)
     identities = IdentityStore(settings.home)
     storage = await stack.enter_async_context(await asyncio.to_thread(Storage, settings.home, rng))
     folder = identity_folder(settings.home)
+    taken = await asyncio.to_thread(Secrets(settings.home).take_over)
+    if taken:
+        log.info("secrets of a former version are encrypted now: %d", len(taken))
     sealed = await asyncio.to_thread(seal_keys, folder, private_keys(folder))
     if sealed:
         log.info("sealed under the service manager's credential: %s", ", ".join(sealed))
@@ -223,9 +226,9 @@ async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Room
         if crash.in_a_row >= LOOP:
             loops.put(CrashLoop(crash.model, crash.sha256, crash.reason))
 
-    workers = settings.worker_socket
+    workers, secrets = settings.worker_socket, Secrets(settings.home)
     remote = RemoteRuntime(
-        RemoteKeys(settings.home),
+        secrets,
         clock=clock,
         rng=rng,
         proxy=settings.remote_proxy,
@@ -293,6 +296,7 @@ async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Room
         budgets=budgets,
         cache=cache,
         referrals=basis.storage.referrals,
+        keys=secrets,
         tracer=await _tracer(settings, basis, stack),
     )
     await stack.enter_async_context(pipeline)

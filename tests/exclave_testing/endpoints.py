@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from exclave_agent.ports import Delta, Finished, Generate, ModelSpec
 from exclave_agent.runtimes.remote import RemoteModel, RemoteRuntime
-from exclave_agent.runtimes.remote_keys import RemoteKeys
+from exclave_agent.identity.secrets import Secrets
 from exclave_agent.system import SystemClock, SystemRng
 from exclave_protocol.endpoint import Endpoint, EndpointTimeouts
 from exclave_protocol.release import digest_of
@@ -190,7 +190,7 @@ class Opened:
 
     def __init__(self, home: Path, **settings: Any) -> None:
         self.home = home
-        self.keys = RemoteKeys(home, {})
+        self.keys = Secrets(home, {})
         self.runtime = RemoteRuntime(self.keys, clock=SystemClock(), rng=SystemRng(), **settings)
 
     def spec(self, endpoint: Endpoint, name: str = "remote") -> ModelSpec:

@@ -33,7 +33,7 @@ COMMANDS = {
     "doctor": ("exclave_agent.cli.doctor", "Check everything the agent needs, with remedies."),
     "support-bundle": ("exclave_agent.cli.support", "Collect what support needs, redacted."),
     "key": ("exclave_agent.cli.key", "Create, list and revoke local API keys."),
-    "remote": ("exclave_agent.cli.remote", "Keep the keys of remote models' endpoints."),
+    "secret": ("exclave_agent.cli.secret", "Keep secrets: keys of endpoints and of redactions."),
     "explain": ("exclave_agent.cli.why", "Say why a decision is what it is."),
     "try": ("exclave_agent.cli.try_policy", "Replay this agent's decisions under another policy."),
     "audit": ("exclave_agent.cli.audit", "Show, verify and disclose this agent's records."),

@@ -10,7 +10,7 @@ from exclave_agent.doctor.kept import artifact
 from exclave_agent.doctor.network import Broken, Port, connect
 from exclave_agent.doctor.report import Check, fail, ok, skip, warn
 from exclave_agent.doctor.site import Site
-from exclave_agent.identity.store import identity_folder
+from exclave_agent.identity.secrets import CREDENTIAL, files_of
 from exclave_protocol.endpoint import Endpoint
 from exclave_protocol.errors import ReleaseError
 
@@ -41,13 +41,13 @@ def endpoints(site: Site) -> Iterator[Check]:
 
 
 def _endpoint(site: Site, name: str, endpoint: Endpoint) -> Check:
-    key = identity_folder(site.home) / f"remote-{endpoint.secret}.key"
-    credential = f"exclave-remote-{endpoint.secret}"
-    if endpoint.secret and site.machine.stat(key) is None and not _given(site, credential):
+    credential = f"{CREDENTIAL}{endpoint.secret}"
+    kept = any(site.machine.stat(path) for path in files_of(site.home, endpoint.secret))
+    if endpoint.secret and not kept and not _given(site, credential):
         return warn(
             NAME,
             f"{name}: no key {endpoint.secret}",
-            f"exclave-agent remote set-key {endpoint.secret}",
+            f"exclave-agent secret set {endpoint.secret}",
         )
     parts = urlsplit(endpoint.base_url)
     port = Port(name, endpoint.host, parts.port or (443 if parts.scheme == "https" else 80))

@@ -8,9 +8,9 @@ from exclave_agent.config import DEFAULT_HOME
 from exclave_agent.doctor.machine import User
 from exclave_agent.doctor.report import Check, fail, ok, warn
 from exclave_agent.doctor.site import SERVICE_USER, Site
-from exclave_agent.identity.store import PRIVATE_KEYS
+from exclave_agent.identity.store import PRIVATE_KEYS, SECRETS_KEY
 
-PRIVATE = (*PRIVATE_KEYS, "join.json", "cert.pem", "ca.pem")
+PRIVATE = (*PRIVATE_KEYS, SECRETS_KEY, "join.json", "cert.pem", "ca.pem")
 
 
 def settings(site: Site) -> Iterator[Check]:

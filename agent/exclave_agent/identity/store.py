@@ -29,8 +29,11 @@ SCHEMA: Final = "exclave.identity/v1"
 PRIVATE_KEYS: Final = ("key.pem", "audit.key", "vault.key")
 """Files of the folder that are sealed where the service manager gives a key for it; the vault's
 lies here as well."""
+SECRETS_KEY: Final = "secrets.key"
+"""What the secrets are encrypted under; made with the first of them, and sealed like the others."""
 REMOTE_KEYS: Final = "remote-*.key"
-"""Keys of remote models' endpoints, which lie here and are sealed too."""
+"""Keys of remote models' endpoints of former versions, which are sealed too until they are taken
+over (`secrets.Secrets.take_over`)."""
 _FIELDS: Final = (
     "schema",
     "spiffe_id",
@@ -46,7 +49,8 @@ _FIELDS: Final = (
 
 def private_keys(folder: Path) -> tuple[str, ...]:
     """Names of all files of an identity folder that are sealed, there or not yet."""
-    return (*PRIVATE_KEYS, *sorted(path.name for path in folder.glob(REMOTE_KEYS)))
+    found = (path.name for name in (SECRETS_KEY, REMOTE_KEYS) for path in folder.glob(name))
+    return (*PRIVATE_KEYS, *sorted(found))
 
 
 @dataclass(frozen=True, slots=True)

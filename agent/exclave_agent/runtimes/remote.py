@@ -19,6 +19,7 @@ from exclave_agent.errors import (
     RemoteFailed,
     Unavailable,
 )
+from exclave_agent.identity.secrets import Secrets
 from exclave_agent.ports import (
     Clock,
     Delta,
@@ -33,7 +34,6 @@ from exclave_agent.ports import (
 )
 from exclave_agent.runtimes import remote_requests as requests
 from exclave_agent.runtimes.remote_answers import WIRE_BYTES, Answer, EventLines, broken, vectors
-from exclave_agent.runtimes.remote_keys import RemoteKeys
 from exclave_protocol.endpoint import MAX_ENDPOINT, Endpoint, EndpointPrice, micro
 from exclave_protocol.errors import ReleaseError
 
@@ -58,7 +58,7 @@ class RemoteRuntime:
 
     def __init__(
         self,
-        keys: RemoteKeys,
+        keys: Secrets,
         *,
         clock: Clock,
         rng: Rng,
@@ -116,7 +116,7 @@ class RemoteModel:
         self,
         spec: ModelSpec,
         endpoint: Endpoint,
-        keys: RemoteKeys,
+        keys: Secrets,
         clock: Clock,
         rng: Rng,
         proxy: str,
@@ -380,7 +380,7 @@ def _price(price: EndpointPrice) -> Price:
 
 
 def _missing(name: str) -> str:
-    return f"no key {name}: exclave-agent remote set-key {name}"
+    return f"no key {name}: exclave-agent secret set {name}"
 
 
 def _unauthorized(message: str) -> RemoteFailed:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from exclave_agent.doctor.endpoints import endpoints
 from exclave_agent.doctor.report import Check
-from exclave_agent.runtimes.remote_keys import RemoteKeys
+from exclave_agent.identity.secrets import Secrets
 from exclave_protocol.endpoint import Endpoint
 from exclave_testing.doctor import Patient, model, patient, release
 from exclave_testing.endpoints import document
@@ -19,7 +19,7 @@ async def made(tmp_path: Path, endpoint: Endpoint, *, key: bool = True) -> Patie
     data = endpoint.encode()
     await release(who.home, model("cloud", data, runtime="remote"), files=[data])
     if key:
-        RemoteKeys(who.home, {}).set(endpoint.secret, "sk-1")
+        Secrets(who.home, {}).set(endpoint.secret, "sk-1")
     who.machine.modules.add("openai")
     who.offline = False
     return who
@@ -62,7 +62,7 @@ async def test_offline_it_is_not_tried(tmp_path: Path) -> None:
 
 async def test_without_a_key(tmp_path: Path) -> None:
     who = await made(tmp_path, document("https://endpoint.example/v1"), key=False)
-    assert (only(who).result, only(who).remedy) == ("warn", "exclave-agent remote set-key main")
+    assert (only(who).result, only(who).remedy) == ("warn", "exclave-agent secret set main")
     who.offline = True
     encrypted = {"LoadCredentialEncrypted": "seal.key:/a exclave-remote-main:/b"}
     who.under_systemd(service=encrypted)

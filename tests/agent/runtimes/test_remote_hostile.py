@@ -468,7 +468,7 @@ async def test_the_waiting_room_is_bounded(opened: Opened) -> None:
 async def test_without_a_key_nothing_is_sent_and_with_it_it_is(opened: Opened) -> None:
     async with FakeEndpoint(says(*GOOD)).open() as server:
         model = opened.model(document(server.url), key=None)
-        assert model.info.degraded == "no key main: exclave-agent remote set-key main"
+        assert model.info.degraded == "no key main: exclave-agent secret set main"
         assert (await failure(model)).code == "remote_unauthorized"
         assert server.asked == []
         opened.keys.set("main", "sk-1")

@@ -245,4 +245,4 @@ async def test_the_far_agents_failure_is_one_of_a_remote_model(
         assert near.outcomes()[-1][0] != "answered"
         opened.keys.remove("main")
         assert near.releases.active is not None
-        assert "set-key main" in near.releases.active.models.models()["cloud"].degraded
+        assert "secret set main" in near.releases.active.models.models()["cloud"].degraded
