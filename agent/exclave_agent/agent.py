@@ -46,6 +46,7 @@ UPGRADE_REPORT_SECONDS = 10
 """How soon an upgrade that ended is on record."""
 FORGET_SECONDS = 600
 """How soon the sums of former periods, and kept answers that are over or erased, are deleted."""
+RETAIN_SECONDS = 60.0
 
 
 async def run_agent(settings: Settings, control: Control) -> None:
@@ -155,6 +156,7 @@ async def _work(rooms: Rooms, listening: Listening) -> None:
     chores.every(CLOCK_FLOOR_SECONDS, "clock floor", basis.time.persist)
     chores.every(UPGRADE_REPORT_SECONDS, "upgrade report", rooms.upgrades.report)
     chores.every(FORGET_SECONDS, "budgets of former periods", rooms.budgets.forget)
+    chores.every(RETAIN_SECONDS, "values kept too long", rooms.retainer.run)
     chores.every(FORGET_SECONDS, "answers kept too long", rooms.cache.sweep)
     alive = Liveness(
         basis.control.manager,

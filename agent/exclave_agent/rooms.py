@@ -20,6 +20,7 @@ from exclave_agent.audit.append import Log
 from exclave_agent.audit.boot import record_boot
 from exclave_agent.audit.checkpoint import EPOCH, Checkpointer, log_key
 from exclave_agent.audit.heartbeat import Heartbeat
+from exclave_agent.audit.retention import Retainer
 from exclave_agent.audit.upload import Uploader
 from exclave_agent.config import Settings
 from exclave_agent.decide.budget import Budgets
@@ -57,9 +58,12 @@ from exclave_agent.storage.home import Storage
 from exclave_agent.system import SystemClock, SystemIds, SystemRng, TrustedTime
 from exclave_agent.telemetry.metrics import Metrics
 from exclave_agent.telemetry.tally import Tally
+from exclave_agent.telemetry.told import PermittedTracer, told
 from exclave_agent.telemetry.tracing import open_tracer
 from exclave_agent.telemetry.views import Views
 from exclave_agent.upgrade.desk import UpgradeDesk
+from exclave_policy.evaluate import CompiledPolicy
+from exclave_policy.kinds.telemetry import Telemetry
 from exclave_protocol.note import SigningKey, VerifyKey
 from exclave_service.sd import Manager
 
@@ -126,6 +130,7 @@ class Rooms:
     cache: Cache
     pipeline: Pipeline
     heartbeat: Heartbeat
+    retainer: Retainer
     upgrades: UpgradeDesk
     listens: tuple[str, ...] = ()
     """Where the API answers: a URL, the path of a socket."""
@@ -219,7 +224,19 @@ async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Room
     clock, rng, record = basis.clock, basis.rng, basis.record
     metrics, counts, loops = Metrics(), Latest[Counts](), Latest[CrashLoop]()
     desired, observed = Latest[Desired](), Latest[Observed]()
-    tally = Tally(metrics, lambda: counts.put(Counts(**tally.totals())))
+
+    def policy() -> CompiledPolicy | None:
+        now = manager.releases.active
+        return None if now is None else now.policy
+
+    def telemetry() -> Telemetry | None:
+        return None if (now := policy()) is None else now.telemetry
+
+    def tell() -> None:
+        if (totals := told(tally.totals(), telemetry())) is not None:
+            counts.put(Counts(**totals))
+
+    tally = Tally(metrics, tell)
 
     def crashed(crash: Crash) -> None:
         tally.crashed()
@@ -297,7 +314,7 @@ async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Room
         cache=cache,
         referrals=basis.storage.referrals,
         keys=secrets,
-        tracer=await _tracer(settings, basis, stack),
+        tracer=PermittedTracer(await _tracer(settings, basis, stack), telemetry),
     )
     await stack.enter_async_context(pipeline)
     metrics.watch(
@@ -308,12 +325,18 @@ async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Room
             referrals=lambda: basis.storage.referrals.known,
         )
     )
+    retainer = Retainer(
+        record.log,
+        basis.time,
+        lambda: None if (now := policy()) is None else now.retention,
+        basis.storage.truncate,
+    )
     crashes = CrashWatch(manager, record.log, loops)
     heartbeat = Heartbeat(
         record.log,
         record.checkpointer,
         clock,
-        counts=tally.totals,
+        counts=lambda: told(tally.totals(), telemetry()) or {},
         interval=settings.heartbeat,
     )
     packages = ArtifactStore(
@@ -345,5 +368,6 @@ async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Room
         cache,
         pipeline,
         heartbeat,
+        retainer,
         upgrades,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from exclave_agent.ports import Appended, Clock, LeafDraft, Rng
 
@@ -50,6 +51,18 @@ class Log:
         appended = await self._store.append_once(evidence, prepared)
         if appended is not None:
             self._landed(appended)
+        return appended
+
+    async def forget(
+        self, draft: LeafDraft, seqs: Sequence[int], name: str, looked_at: int
+    ) -> Appended:
+        """Destroy the values of these leaves and record it; see `LeafStore.forget`.
+
+        Raises: StorageFull, StorageError; then all of them are still there.
+        """
+        prepared = prepare(draft, time_ns=self._clock.now_ns(), rng=self._rng)
+        appended = await self._store.forget(prepared, seqs, name, looked_at)
+        self._landed(appended)
         return appended
 
     def _landed(self, appended: Appended) -> None:

@@ -60,6 +60,19 @@ def model_change(
     )
 
 
+def retained(name: str, days: int, seqs: Sequence[int]) -> LeafDraft:
+    """The values of these leaves were destroyed: the days of their class are over."""
+    body: Body = {
+        "reason": "retention",
+        "class": name,
+        "days": days,
+        "first": str(min(seqs)),
+        "last": str(max(seqs)),
+        "leaves": str(len(seqs)),
+    }
+    return LeafDraft(LeafType.ERASURE, body)
+
+
 def incident(code: str, detail: str, *, evidence: bytes = b"") -> LeafDraft:
     """Something that an auditor must know. `detail` is metadata, never a value of the tenant's."""
     body: Body = {"code": code, "detail": detail}

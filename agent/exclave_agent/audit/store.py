@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -78,6 +78,10 @@ class LogReader(Protocol):
         """No INTENT below this seq lacks its RESULT."""
         ...
 
+    def forgotten(self, name: str) -> int:
+        """Every leaf of a class of data below this seq was looked at by retention."""
+        ...
+
     def private(self, seq: int) -> list[str]:
         """The leaf's disclosures (RFC 9901 text), decrypted. Raises: StorageError
         ("vault_damaged") when a row does not open under its key."""
@@ -112,6 +116,17 @@ class LeafStore(Protocol):
 
     async def append(self, prepared: Prepared) -> Appended:
         """The leaf and its sealed values, in one commit."""
+        ...
+
+    async def forget(
+        self, prepared: Prepared, seqs: Sequence[int], name: str, looked_at: int
+    ) -> Appended:
+        """Destroy the values of these leaves, append the leaf that says so, and remember that
+        class `name` was looked at up to that seq, in one transaction."""
+        ...
+
+    async def note_forgotten(self, name: str, looked_at: int) -> None:
+        """Remember the last of these alone: there was nothing to destroy."""
         ...
 
     async def append_once(self, evidence: bytes, prepared: Prepared) -> Appended | None:

@@ -152,11 +152,13 @@ class Cache:
         info: ModelInfo,
         answer: Completion,
         guards: Sequence[str] = (),
+        most_seconds: int | None = None,
     ) -> bool:
         """Keep an answer that is complete, valid, recorded and of `info`'s model; whether it was.
 
         Call it neither for a cancelled nor for a degraded answer, nor for one from the cache. A
         store that fails keeps nothing, which is logged: the answer itself has been given.
+        `most_seconds`: for which values of its class are kept; None: no limit.
         """
         policy = release.policy.cache
         if policy is None or not usable(policy, call, request, info):
@@ -169,7 +171,11 @@ class Cache:
             vector = b""
             if policy.semantic is not None and place.scope:
                 vector = await self._vector(policy.semantic, release, call, place)
-            return await self._put(policy, call.subject, place, value, vector)
+            seconds = policy.ttl_seconds
+            if most_seconds is not None:
+                seconds = min(seconds, most_seconds)
+            expires = self._clock.now_ns() + seconds * 1_000_000_000
+            return await self._put(policy, call.subject, place, value, vector, expires)
         except CanonicalError:
             return False  # text that has no one form, such as half a character
         except AgentError as error:
@@ -195,12 +201,17 @@ class Cache:
         return _completion(value)
 
     async def _put(
-        self, policy: CachePolicy, subject: str, place: _Place, value: bytes, vector: bytes
+        self,
+        policy: CachePolicy,
+        subject: str,
+        place: _Place,
+        value: bytes,
+        vector: bytes,
+        expires: int,
     ) -> bool:
         size, limit = ROW_BYTES + len(value) + len(vector), policy.max_mib << 20
         if len(value) > MAX_VALUE or size > limit:
             return False
-        expires = self._clock.now_ns() + policy.ttl_seconds * 1_000_000_000
         kept = KeptCompletion(place.key, place.scope if vector else b"", size, expires)
         # Counted before it is written, so that many at once do not exceed the bound together.
         self._remove(place.key)

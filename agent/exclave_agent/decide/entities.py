@@ -51,19 +51,23 @@ def _input(info: ModelInfo) -> str:
 
 async def _labels(models: ModelSet, model: str, name: str, asked: Sequence[Word]) -> list[str]:
     """One for each of the words. Raises: ValueError, and what the model set raises."""
-    data = b"".join(
-        len(raw).to_bytes(4, "little") + raw
-        # A lone surrogate has no UTF-8; the word keeps its place.
-        for raw in (word.text.encode("utf-8", "replace") for word in asked)
-    )
+    given = Tensor(name, "BYTES", (len(asked),), _packed([word.text for word in asked]))
     try:
-        answer = await models.infer(model, [Tensor(name, "BYTES", (len(asked),), data)])
+        answer = await models.infer(model, [given])
     except BadRequest:
         # The caller's request was another one: what was wrong here is the model.
         raise ValueError("the model refused the words") from None
-    if len(answer) != 1 or answer[0].datatype != "BYTES" or tuple(answer[0].shape) != (len(asked),):
-        raise ValueError("the model did not answer one label for each word")
-    labels = list(strings(answer[0]))
-    if len(labels) != len(asked):
+    labels = list(strings(answer[0])) if len(answer) == 1 else []
+    if (
+        len(labels) != len(asked)
+        or tuple(answer[0].shape) != (len(asked),)
+        or _packed(labels) != bytes(answer[0].data)  # cut, or no UTF-8
+    ):
         raise ValueError("the model did not answer one label for each word")
     return labels
+
+
+def _packed(values: Sequence[str]) -> bytes:
+    """As elements of a BYTES tensor. A lone surrogate has no UTF-8: its word keeps its place."""
+    encoded = [value.encode("utf-8", "replace") for value in values]
+    return b"".join(len(each).to_bytes(4, "little") + each for each in encoded)

@@ -23,6 +23,7 @@ from exclave_agent.ports import (
     LeafDraft,
     LedgerEntry,
 )
+from exclave_policy.kinds.retention import RetentionClass
 from exclave_policy.model import Decision, Request
 from exclave_policy.recorded import explained
 from exclave_policy.schema import CONTENT
@@ -36,6 +37,7 @@ from .jobs import Answer
 from .notes import Notes
 from .overlap import IntentTask
 from .plan import Choice, Plan
+from .retain import class_of
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -189,7 +191,8 @@ class Entry:
         call, ledger = self._call, [_reserved(choice) for choice in self._held]
         draft = LeafDraft(
             "INTENT",
-            bodies.intent(self._constants, call, self.plan, self.verdict, params, self.received_ns),
+            bodies.intent(self._constants, call, self.plan, self.verdict, params, self.received_ns)
+            | self._retained(),
             bodies.asked(call) | bodies.sent(self.plan) | self._explained(),
             call.subject,
             tuple(entry for entries in ledger for entry in entries),
@@ -295,6 +298,7 @@ class Entry:
         body |= bodies.answered_by(self._constants, answer, made)
         body["cost"] = end.cost()
         body |= self.notes.body()
+        body |= self._retained()
         if intent is None:
             body |= bodies.refused(
                 self._constants, self._call, self._route_name() or None, self.received_ns
@@ -312,6 +316,17 @@ class Entry:
         if self._discarded:
             private["discarded"] = self._discarded
         return private
+
+    @property
+    def retention(self) -> RetentionClass | None:
+        """How long its values are kept; None: there is no end."""
+        obliged = [] if self.verdict is None else [self.verdict.obligations]
+        obliged += [choice.obligations for choice in self._held]
+        return class_of(self._constants.policy, self._call, obliged)
+
+    def _retained(self) -> dict[str, JsonValue]:
+        found = self.retention
+        return {} if found is None else {"retention": found.name}
 
     def _explained(self) -> dict[str, JsonValue]:
         if self.request is None or self.verdict is None:

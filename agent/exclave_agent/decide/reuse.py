@@ -33,6 +33,9 @@ async def keep(cache: Cache, decision: Underway, call: GenerateCall) -> None:
     if answer.cache or answer.degraded:
         return
     assert choice.request is not None
+    retention = decision.entry.retention
+    if retention is not None and retention.days == 0:
+        return  # nothing of it is to stay
     completion = Completion(
         answer.text,
         answer.finish,
@@ -41,7 +44,13 @@ async def keep(cache: Cache, decision: Underway, call: GenerateCall) -> None:
         answer.tool_calls,
     )
     await cache.keep(
-        decision.release, call, choice.request, choice.info, completion, _guards_of(choice)
+        decision.release,
+        call,
+        choice.request,
+        choice.info,
+        completion,
+        _guards_of(choice),
+        most_seconds=None if retention is None else retention.days * 86_400,
     )
 
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import fields, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Final
 
@@ -31,14 +31,11 @@ from exclave_policy.beside import Known, problems_of
 from exclave_policy.compile import compile_pack
 from exclave_policy.errors import PolicyInvalid
 from exclave_policy.evaluate import CompiledPolicy
-from exclave_policy.model import Obligations
 from exclave_policy.pack import unpack
 
 log = logging.getLogger(__name__)
 
 _SHOWN_PROBLEMS: Final = 3
-CARRIED_OUT: Final = frozenset({"validators", "redactions", "approvals", "notices"})
-"""Fields of `exclave_policy.model.Obligations` that the decision path carries out."""
 
 
 class _Loaded:
@@ -263,24 +260,8 @@ def _check_models(policy: CompiledPolicy, models: ModelSet) -> None:
         policy,
         {name: Known(info.actions, info.remote) for name, info in models.models().items()},
     )
-    problems = [*problems, *_not_carried_out(policy)]
     if problems:
         raise ReleaseRefused(f"policy: {_shown(problems)}", code="policy_invalid")
-
-
-def _not_carried_out(policy: CompiledPolicy) -> list[str]:
-    """What this version only reads must not be taken for something that it does."""
-    unread = [
-        f"the agent of this version does not keep to a document of kind {kind}"
-        for kind, found in (("Retention", policy.retention), ("Telemetry", policy.telemetry))
-        if found is not None
-    ]
-    return unread + [
-        f"rule {rule.id} obliges to what this version of the agent cannot do: {field.name}"
-        for rule in policy.rules
-        for field in fields(Obligations)
-        if getattr(rule.obligations, field.name) and field.name not in CARRIED_OUT
-    ]
 
 
 def _problems(error: PolicyInvalid) -> str:

@@ -92,7 +92,9 @@ class Storage:
             self._to_close = stack.pop_all()
 
     def _connect(self, home: Path, rng: Rng, stack: ExitStack) -> None:
-        connection = stack.enter_context(closing(open_writer(home / STATE_FILE)))
+        connection = stack.enter_context(
+            closing(open_writer(home / STATE_FILE, secure_delete=True))
+        )
         values = stack.enter_context(closing(open_writer(home / VAULT_FILE, secure_delete=True)))
         master = MasterKey.load(home / VAULT_KEY)
         check_master(values, master, rng)
@@ -137,6 +139,22 @@ class Storage:
         except sqlite3.Error as error:
             raise storage_error(error, "open the log") from error
         return LeafDatabase(self.writer, self._pool, LeafTail(chain, self._vault))
+
+    async def truncate(self) -> bool:
+        """Move the write-ahead log into state.db and empty it, so that what was destroyed is in
+        neither; False: somebody still reads what was there before.
+
+        Raises: StorageError.
+        """
+        return await asyncio.to_thread(self._truncate)
+
+    def _truncate(self) -> bool:
+        try:
+            with closing(open_writer(self._home / STATE_FILE)) as connection:
+                row = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            raise storage_error(error, "empty the write-ahead log") from error
+        return bool(row is not None and row[0] == 0)
 
     async def close(self) -> None:
         """Carry out what was submitted, then close every file and let go of the lock."""

@@ -29,6 +29,7 @@ T = TypeVar("T")
 MAX_ROWS = 64
 """Leaves of one INSERT."""
 QUIET_KEY = "audit.quiet_before"
+FORGOTTEN_KEY = "audit.forgotten"
 _SCAN_ROWS = 512
 _COLUMNS = 6
 
@@ -213,6 +214,12 @@ class LeafReader:
         rows = self._rows("SELECT value FROM state WHERE key = ?", f"{QUIET_KEY}.{self._epoch}")
         return int(bytes(rows[0][0])) if rows and isinstance(rows[0][0], bytes) else 0
 
+    def forgotten(self, name: str) -> int:
+        rows = self._rows(
+            "SELECT value FROM state WHERE key = ?", _forgotten_key(self._epoch, name)
+        )
+        return int(bytes(rows[0][0])) if rows and isinstance(rows[0][0], bytes) else 0
+
     def private(self, seq: int) -> list[str]:
         if self._vault is None:
             raise StorageError("the vault is not open: its values cannot be shown")
@@ -223,6 +230,17 @@ class LeafReader:
                 assert isinstance(digest, bytes)  # the table is STRICT
                 return self._vault.open(leaf_id, digest, subject, sealed)
         return []
+
+
+def _forgotten_key(epoch: int, name: str) -> str:
+    return f"{FORGOTTEN_KEY}.{epoch}.{name}"
+
+
+def _note_forgotten(connection: sqlite3.Connection, epoch: int, name: str, looked_at: int) -> None:
+    connection.execute(
+        "INSERT OR REPLACE INTO state (key, value) VALUES (?, ?)",
+        (_forgotten_key(epoch, name), str(looked_at).encode()),
+    )
 
 
 class LeafDatabase:
@@ -268,6 +286,28 @@ class LeafDatabase:
             return True if cursor.rowcount else None
 
         return await self._writer.append(prepared, run=keep)
+
+    async def forget(
+        self, prepared: Prepared, seqs: Sequence[int], name: str, looked_at: int
+    ) -> Appended:
+        first = self.epoch << SEQ_BITS
+
+        def destroy(connection: sqlite3.Connection) -> object:
+            connection.executemany(
+                "UPDATE leaf SET subject = NULL, sealed = NULL WHERE id = ?",
+                [(first + seq,) for seq in seqs],
+            )
+            _note_forgotten(connection, self.epoch, name, looked_at)
+            return True
+
+        appended = await self._writer.append(prepared, run=destroy)
+        assert appended is not None  # the closure never says that there is nothing to record
+        return appended
+
+    async def note_forgotten(self, name: str, looked_at: int) -> None:
+        await self._writer.run(
+            lambda connection: _note_forgotten(connection, self.epoch, name, looked_at)
+        )
 
     async def save_checkpoint(self, checkpoint: StoredCheckpoint) -> None:
         def save(connection: sqlite3.Connection) -> None:

@@ -1,0 +1,191 @@
+"""Retention: what is over is gone from the disk, the log says so, and still verifies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from exclave_agent.audit.retention import MAX_LEAVES, Retainer
+from exclave_agent.errors import StorageError
+from exclave_agent.ports import LeafDraft
+from exclave_policy.kinds.retention import Retention, RetentionClass
+from exclave_protocol.leaf import Leaf, LeafType, decode_leaf
+from exclave_testing.clock import FakeClock
+from exclave_testing.homes import Home, execute, state
+
+SHORT = RetentionClass("short", 30, frozenset({"health"}))
+NONE = RetentionClass("none", 0)
+
+
+def keeping(*classes: RetentionClass) -> Retention:
+    return Retention("keep", "1", "", classes)
+
+
+class Chore:
+    """A Retainer over a home, and what it reads."""
+
+    def __init__(self, home: Home, *classes: RetentionClass) -> None:
+        self.retention: Retention | None = keeping(*classes) if classes else None
+        self.truncated = True
+        self.home = home
+        self.retainer = Retainer(home.log, home.clock, lambda: self.retention, self._truncate)
+
+    async def _truncate(self) -> bool:
+        return self.truncated and await self.home.storage.truncate()
+
+
+def record(decision: str, retention: str = "short", **body: str) -> LeafDraft:
+    named = {"retention": retention} if retention else {}
+    return LeafDraft(
+        "INTENT", {"decision": decision, **named, **body}, {"prompt": "raw"}, "patient-7"
+    )
+
+
+def clock(home: Home) -> FakeClock:
+    assert isinstance(home.clock, FakeClock)
+    return home.clock
+
+
+async def leaves(home: Home) -> list[Leaf]:
+    return await home.database.read(lambda reader: [decode_leaf(s.data) for s in reader.scan(0)])
+
+
+async def values(home: Home, seq: int) -> list[str]:
+    return await home.database.read(lambda reader: reader.private(seq))
+
+
+def later(home: Home, days: float) -> None:
+    clock(home).step(days * 86_400)
+
+
+async def test_values_go_when_their_days_are_over_and_the_leaf_says_so(tmp_path: Path) -> None:
+    async with Home(tmp_path) as home:
+        chore = Chore(home, SHORT)
+        await home.log.append(record("a"))
+        await home.log.append(record("b", "other"))
+        later(home, 29)
+        await home.log.append(record("c"))
+        await chore.retainer.run()
+        assert len(await leaves(home)) == 4, "nothing is due"
+        later(home, 1.5)
+        await chore.retainer.run()
+        (erased,) = [leaf for leaf in await leaves(home) if leaf.type is LeafType.ERASURE]
+        assert erased.body == {
+            "reason": "retention",
+            "class": "short",
+            "days": 30,
+            "first": "1",
+            "last": "1",
+            "leaves": "1",
+        }
+        assert [bool(await values(home, seq)) for seq in (1, 2, 3)] == [False, True, True]
+        await chore.retainer.run()
+        assert len(await leaves(home)) == 5, "once"
+    async with Home(tmp_path) as home:  # opening verifies the tail
+        assert home.log.size == 5
+
+
+async def test_nothing_of_them_is_left_on_the_disk(tmp_path: Path) -> None:
+    async with Home(tmp_path) as home:
+        chore = Chore(home, NONE)
+        await home.log.append(record("a", "none"))
+        ((sealed,),) = execute(state(tmp_path), "SELECT sealed FROM leaf WHERE id & 0xffff = 1")
+        assert isinstance(sealed, bytes) and found(tmp_path, sealed)
+        later(home, 0.01)
+        await chore.retainer.run()
+        assert not found(tmp_path, sealed), "neither in the file nor in its write-ahead log"
+
+
+def found(home: Path, needle: bytes) -> bool:
+    """Whether a piece of it is in any file."""
+    pieces = [needle[place : place + 16] for place in range(0, len(needle) - 16, 16)]
+    files = [path.read_bytes() for path in home.rglob("*") if path.is_file()]
+    return any(piece in data for piece in pieces for data in files)
+
+
+async def test_a_log_that_somebody_reads_is_emptied_by_the_next_run(tmp_path: Path) -> None:
+    async with Home(tmp_path) as home:
+        chore = Chore(home, NONE)
+        chore.truncated = False
+        await home.log.append(record("a", "none"))
+        ((sealed,),) = execute(state(tmp_path), "SELECT sealed FROM leaf WHERE id & 0xffff = 1")
+        assert isinstance(sealed, bytes)
+        later(home, 0.01)
+        await chore.retainer.run()
+        chore.truncated = True
+        await chore.retainer.run()
+        assert not found(tmp_path, sealed)
+
+
+async def test_many_go_in_bounded_steps(tmp_path: Path) -> None:
+    async with Home(tmp_path) as home:
+        chore = Chore(home, NONE)
+        for number in range(MAX_LEAVES + 3):
+            await home.log.append(record(f"d{number}", "none"))
+        later(home, 1)
+        await chore.retainer.run()
+        erased = [leaf for leaf in await leaves(home) if leaf.type is LeafType.ERASURE]
+        assert [leaf.body["leaves"] for leaf in erased] == [str(MAX_LEAVES), "3"]
+
+
+async def test_a_clock_that_steps_back_ends_nothing_early(tmp_path: Path) -> None:
+    async with Home(tmp_path) as home:
+        chore = Chore(home, SHORT)
+        later(home, 100)
+        await home.log.append(record("a"))
+        later(home, -90)
+        await chore.retainer.run()
+        assert await values(home, 1)
+
+
+async def test_another_policy_ends_them_sooner_or_later(tmp_path: Path) -> None:
+    async with Home(tmp_path) as home:
+        chore = Chore(home, SHORT)
+        await home.log.append(record("a"))
+        later(home, 10)
+        chore.retention = keeping(RetentionClass("short", 365))
+        await chore.retainer.run()
+        assert await values(home, 1)
+        chore.retention = None
+        await chore.retainer.run()
+        chore.retention = keeping(RetentionClass("renamed", 1))
+        await chore.retainer.run()
+        assert await values(home, 1), "a class that is not there any more keeps its values"
+        chore.retention = keeping(RetentionClass("short", 5))
+        await chore.retainer.run()
+        assert not await values(home, 1)
+
+
+async def test_records_from_before_go_by_their_label(tmp_path: Path) -> None:
+    async with Home(tmp_path) as home:
+        chore = Chore(home, SHORT)
+        await home.log.append(record("a", "", data_class="health"))
+        answer = LeafDraft(
+            "RESULT", {"decision": "a", "intent": "1"}, {"output": "raw"}, "patient-7"
+        )
+        await home.log.append(answer)
+        await home.log.append(record("b", "", data_class="other"))
+        later(home, 31)
+        await chore.retainer.run()
+        assert [bool(await values(home, seq)) for seq in (1, 2, 3)] == [False, False, True]
+
+
+async def test_what_could_not_be_recorded_was_not_destroyed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Home(tmp_path) as home:
+        chore = Chore(home, NONE)
+        await home.log.append(record("a", "none"))
+        later(home, 1)
+
+        def refuse(*_: object) -> None:
+            raise StorageError("the disk is full")
+
+        monkeypatch.setattr(home.database._tail, "insert", refuse)
+        with pytest.raises(StorageError):
+            await chore.retainer.run()
+        monkeypatch.undo()
+        assert await values(home, 1)
+        await chore.retainer.run()
+        assert not await values(home, 1)
