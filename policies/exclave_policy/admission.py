@@ -112,6 +112,7 @@ def gate(source: str, scope: Scope, is_pattern: Callable[[str], bool]) -> Iterat
         yield Fault(1, 1, f"{len(tokens)} tokens are too many", f"at most {MAX_TOKENS} a condition")
         return
     yield from _unadmitted(tokens, scope)
+    yield from _leading_dots(tokens)
     yield from _nesting(tokens)
     yield from _names(tokens, scope)
     yield from _patterns(tokens, is_pattern)
@@ -152,6 +153,15 @@ def _unadmitted(tokens: Sequence[Token], scope: Scope) -> Iterator[Fault]:
             message = f"character U+{ord(bad):04X} is not admitted here"
             fix = f"in a string write \\u{ord(bad):04x}" if 0x7F < ord(bad) < 0x10000 else ""
             yield Fault(token.line, token.column, message, fix)
+
+
+def _leading_dots(tokens: Sequence[Token]) -> Iterator[Fault]:
+    for before, token in zip((None, *tokens), tokens, strict=False):
+        if token.kind == "op" and token.text == ".":
+            behind = before is not None and (before.kind == "string" or before.text in (")", "]"))
+            if not behind:
+                fix = "write the declared name"
+                yield Fault(token.line, token.column, "a leading dot is not admitted", fix)
 
 
 def _nesting(tokens: Sequence[Token]) -> Iterator[Fault]:
