@@ -7,7 +7,7 @@ PY := PYTHONPATH=tests .venv/bin/python
 
 .PHONY: help setup demo test fuzz test-service test-service-trixie packages packages-twice check lint \
         format types imports proto bench bench-governance bench-inference bench-audit bench-fleet \
-        bench-idle bench-onnx bench-policy bench-redaction bench-service clean
+        bench-guards bench-idle bench-onnx bench-policy bench-redaction bench-service clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -60,7 +60,7 @@ imports: setup
 proto: setup  ## regenerate exclave_protocol/pb from proto/exclave/v1
 	@$(PY) proto/generate.py
 
-bench: bench-governance bench-audit bench-fleet bench-inference bench-onnx bench-policy bench-redaction bench-idle bench-service  ## all benchmarks
+bench: bench-governance bench-audit bench-fleet bench-guards bench-inference bench-onnx bench-policy bench-redaction bench-idle bench-service  ## all benchmarks
 
 # Peers live in their own environment, so that they never shape ours.
 .venv-bench/ready: packaging/bench-requirements.txt packaging/build_llama_wheel.py | setup
@@ -83,6 +83,9 @@ bench-onnx: setup  ## dynamic batching of the shipped classifier at 32 callers
 
 bench-redaction: setup  ## precision and recall of the recognisers of personal data
 	@$(PY) bench/redaction.py
+
+bench-guards: setup  ## recall and false positives of the score of injections
+	@$(PY) bench/guards.py
 
 bench-policy: .venv-bench/ready  ## one policy decision against cedarpy, regopy, cel-python
 	@$(PY) bench/policy.py --peers-venv .venv-bench

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from exclave_agent.identity.secrets import Secrets
 from exclave_agent.ports import Delta, Finished, Generate, ModelSpec
 from exclave_agent.runtimes.remote import RemoteModel, RemoteRuntime
-from exclave_agent.identity.secrets import Secrets
 from exclave_agent.system import SystemClock, SystemRng
 from exclave_protocol.endpoint import Endpoint, EndpointTimeouts
 from exclave_protocol.release import digest_of

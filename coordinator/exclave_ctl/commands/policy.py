@@ -78,8 +78,22 @@ def check(pack: Path, strict: bool, as_json: bool) -> None:
     metavar="PERCENT",
     help="Exit 1 when fewer of the terms of conditions were seen true, and seen false.",
 )
+@click.option(
+    "--require-guards",
+    type=click.IntRange(0, 100),
+    default=0,
+    metavar="PERCENT",
+    help="Exit 1 when fewer of the validators were seen passing and failing, and fewer of the "
+    "redactions finding something.",
+)
 @output.as_json
-def test(packs: Sequence[Path], require_rules: int, require_branches: int, as_json: bool) -> None:
+def test(
+    packs: Sequence[Path],
+    require_rules: int,
+    require_branches: int,
+    require_guards: int,
+    as_json: bool,
+) -> None:
     """Compile each PACK and run its cases.yaml; exit code 1 if one fails."""
     from exclave_policy.errors import PolicyInvalid
     from exclave_policy.workbench.cases import run_cases
@@ -96,10 +110,10 @@ def test(packs: Sequence[Path], require_rules: int, require_branches: int, as_js
     else:
         for report in reports:
             _tell(report)
-    _gate(reports, require_rules, require_branches)
+    _gate(reports, require_rules, require_branches, require_guards)
 
 
-def _gate(reports: Sequence[CasesReport], rules: int, branches: int) -> None:
+def _gate(reports: Sequence[CasesReport], rules: int, branches: int, guards: int) -> None:
     """Raises: CtlError for a case that fails, or coverage that is asked for and missed."""
     failed = sum(len(report.failures) for report in reports)
     if failed:
@@ -111,6 +125,7 @@ def _gate(reports: Sequence[CasesReport], rules: int, branches: int) -> None:
         for what, share, wanted in (
             ("rules", report.coverage, rules),
             ("branches", report.branch_coverage, branches),
+            ("guards", report.guard_coverage, guards),
         ):
             if share * 100 < wanted:
                 raise CtlError(
@@ -128,11 +143,12 @@ def _tell(report: CasesReport) -> None:
     click.echo(
         f"{report.name} {report.version}: {report.passed} of {report.total} cases pass; "
         f"{report.coverage:.0%} of rules reached, {report.branch_coverage:.0%} of branches"
+        + (f", {report.guard_coverage:.0%} of guards" if report.guards else "")
     )
     if report.uncovered:
         output.note(f"no case reaches: {', '.join(report.uncovered)}")
-    for branch in report.missed:
-        output.note(str(branch))
+    for missed in (*report.missed, *report.unguarded):
+        output.note(str(missed))
 
 
 def _report(report: CasesReport) -> dict[str, Any]:
@@ -148,6 +164,8 @@ def _report(report: CasesReport) -> dict[str, Any]:
         ],
         "uncovered": list(report.uncovered),
         "branches": report.branches,
+        "guards": report.guards,
+        "unguarded": list(report.unguarded),
         "missed": [
             {"rule": b.rule, "term": b.term, "value": b.value, "file": b.file, "line": b.line}
             for b in report.missed

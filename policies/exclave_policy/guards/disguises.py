@@ -1,6 +1,7 @@
 """Undoes what hides words from a reader of patterns: other scripts' letters, digits for letters,
 spread letters, invisible characters, and encodings. Every step is linear in the text."""
 
+# ruff: noqa: RUF001 - letters that look alike are what this is about
 from __future__ import annotations
 
 import base64
@@ -51,14 +52,16 @@ class _Fold(dict[int, str]):
 
 _PLAIN, _BARE = _Fold(bare=False), _Fold(bare=True)
 _LEET: Final = (
-    str.maketrans("013457809@$!|+€", "oieastbogasilte"),
-    str.maketrans("013457809@$!|+€", "oleastbogasliTe".lower()),
+    str.maketrans("01345789@$!|+€", "oieastbgasilte"),
+    str.maketrans("01345789@$!|+€", "oleastbgasllte"),
 )
 _INSIDE = re.compile(r"(?<=[a-z])[-._*~|/\\^]{1,2}(?=[a-z])")
 _SPREAD = re.compile(r"(?<=\b[a-z])[ ._*~|,/-](?=[a-z]\b)")
+_RUN = re.compile(r"\b[a-z](?:[^a-z0-9\n]{1,3}[a-z]\b){7,}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{20,}={0,2}")
 _HEX = re.compile(r"(?<![0-9A-Za-z])(?:(?:0x|\\x)?[0-9A-Fa-f]{2}[ ,:]?){12,}")
 _ESCAPED = re.compile(r"\\u([0-9A-Fa-f]{4})|\\x([0-9A-Fa-f]{2})")
+_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z]{2,31});?")
 _TAGS = re.compile("[\U000e0020-\U000e007e]+")
 
 
@@ -81,9 +84,11 @@ def undone(text: str, read: str) -> Iterator[str]:
         yield plain(piece)
 
 
-def squashed(text: str) -> str:
-    """Its letters alone: nothing between them divides anything. `text`: a plain reading."""
-    return re.sub("[^a-z]+", "", text.translate(_BARE).translate(_LEET[0]))
+def spread(text: str) -> str:
+    """The letters of its runs of single letters ("i g n o r e"), without what divides them: a line
+    for each run. `text`: a plain reading."""
+    bare = text.translate(_BARE).translate(_LEET[0])
+    return "\n".join(re.sub("[^a-z]+", "", found.group()) for found in _RUN.finditer(bare))
 
 
 def _decoded(text: str) -> Iterator[str]:
@@ -94,7 +99,7 @@ def _decoded(text: str) -> Iterator[str]:
     if "%" in text:
         yield unquote(text, errors="replace")
     if "&" in text:
-        yield html.unescape(text)
+        yield _ENTITY.sub(lambda found: html.unescape(found.group()), text)
     if "\\" in text:
         yield _ESCAPED.sub(lambda found: chr(int(found[1] or found[2], 16)), text)
     yield "".join(_from_base64(found.group()) for found in _BASE64.finditer(text))

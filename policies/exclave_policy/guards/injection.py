@@ -7,11 +7,10 @@ in what its disguises hide (`disguises.py`). A high score is a reason to look, a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from functools import cache
 from typing import Any, Final
 
-from exclave_policy.guards.disguises import plain, squashed, undone
+from exclave_policy.guards.disguises import plain, spread, undone
 from exclave_policy.guards.personal import MAX_TEXT, TooLong
 from exclave_policy.guards.signals import SIGNALS
 
@@ -24,10 +23,12 @@ MOSTLY: Final = 0.6
 """Share of a text in quotes from which on they quote nothing: it is the text."""
 
 _WEIGHT: Final = {each.name: each.weight for each in SIGNALS}
+_LITERAL: Final = frozenset({"prefix", "splitting"})
+"""Signals that are made of quotes."""
 _QUOTES = re.compile(
     r"```[^`]{1,2000}```|`[^`\n]{1,400}`|\"[^\"\n]{1,400}\"|\u201c[^\u201c\u201d\n]{1,400}\u201d|"
     r"\u00ab[^\u00ab\u00bb\n]{1,400}\u00bb|\u201e[^\u201e\u201c\u201d\n]{1,400}[\u201c\u201d]|"
-    r"(?<![a-z0-9])['\u2018][^'\u2018\u2019\n]{3,400}['\u2019](?![a-z0-9])"
+    r"(?<![A-Za-z0-9])['\u2018][^'\u2018\u2019\n]{3,400}['\u2019](?![A-Za-z0-9])"
 )
 _NEGATED = re.compile(
     r"\b(?:not|never|n't|nicht|nie|niet|nooit|jamais|nunca|mai) (?:to )?"
@@ -40,22 +41,24 @@ _ABOUT = (
     r"ataques?|attaccant[ei]|attacc(?:o|hi)|aanvallers?|aanvall(?:en)?|detects?|detector|"
     r"classifier|for example|the phrase|unit tests?|test cases?)\b"
 )
-_SQUASHED = (
+_SPREAD = (
     r"(?:ignore|disregard|forget|override|ignoriere|vergiss|oublie|ignorez|ignora|olvida|dimentica|"
     r"negeer|vergeet)(?:all|any|the|your|of|alle|toutes|todas|tutte|les|las|le|deine|tes|tus|tue|je)*"
     r"(?:previous|prior|above|earlier|vorherigen|bisherigen|vorige|eerdere|instruction|consigne|"
-    r"instruccion|istruzion|instructie|anweisung|system)(?:instruction|rule|prompt|order|message|"
-    r"anweisung|consigne|regla|regel|s|e|n|i|command|guideline|direct|preced|anterior|text)",
+    r"instruccion|istruzion|instructie|anweisung|system)(?:s|e|n|i)?(?:instruction|rule|prompt|order|message|"
+    r"anweisung|consigne|regla|regel|command|guideline|direct|preced|anterior|text)?",
     r"(?:reveal|show|print|repeat|output|tell|giveme)(?:me|us|the|your|full|entire|my|exact)*"
     r"(?:system|hidden|initial|secret)(?:prompt|instruction|message)",
-    r"(?:enable|enter|activate|nowin)(?:the)?(?:developer|jailbreak|god|dan)mode|doanythingnow",
+    r"(?:enable|enter|activate|nowin)(?:the)?(?:jailbreak|god|dan)mode|doanythingnow",
 )
-_CYRILLIC = "[a-z][\u0430-\u045f\u0501\u051b\u051d]|[\u0430-\u045f\u0501\u051b\u051d][a-z]"
-_INVISIBLE = (
-    "[a-zA-Z][\u200b\u2060\ufeff\u200c\u200d\u180e]{1,8}[a-zA-Z][^\n]{0,80}"
-    "[a-zA-Z][\u200b\u2060\ufeff\u200c\u200d\u180e]{1,8}[a-zA-Z]|[\u202d\u202e]"
-)
-_TAGS = "[\U000e0020-\U000e007e]{8,}"
+_CYRILLIC = "[\u0430-\u045f\u0501\u051b\u051d]"
+_UNSEEN = "[a-z][\u200b\u2060\ufeff\u200c\u200d\u180e]{1,8}[a-z]"
+_ODD: Final = {
+    "tags": "[\U000e0020-\U000e007e]{8,}",
+    "invisible": f"{_UNSEEN}[^\n]{{0,80}}{_UNSEEN}|[\u202d\u202e]",
+    "mixed_scripts": f"[a-z]{_CYRILLIC}|{_CYRILLIC}[a-z]",
+}
+"""Signals of characters, over the text in lower case."""
 
 
 def score(text: str) -> int:
@@ -74,40 +77,47 @@ def _seen(text: str) -> dict[str, float]:
     """How much of each signal's weight counts."""
     if len(text) > MAX_TEXT:
         raise TooLong(f"{len(text)} characters are more than {MAX_TEXT}")
-    read = _NEGATED.sub("heed", plain(text).replace("\u2019", "'"))
-    outside = _QUOTES.sub(" ", read)
-    if len(outside) < (1 - MOSTLY) * len(read) and not _hit(_one(_ABOUT), outside):
-        outside = read
+    said = _unquoted(text)
+    read, outside = _read(text), _read(said)
     told = TOLD if _hit(_one(_ABOUT), outside) else 1.0
     found: dict[str, float] = {}
     for name, pattern in _patterns().items():
-        if _hit(pattern, outside):
+        if _hit(pattern, read if name in _LITERAL else outside):
             found[name] = told
-        elif outside is not read and _hit(pattern, read):
+        elif said != text and _hit(pattern, read):
             found[name] = told * QUOTED
-    for name in _hidden(text, read, found):
-        found[name] = 1.0
+    strong = _strong().keys()
+    if not any(found.get(name) == told for name in strong) and _disguised(said, outside):
+        found["disguised"] = 1.0
+    elif said != text and strong.isdisjoint(found) and _disguised(text, read):
+        found["disguised"] = QUOTED
+    lower = "" if text.isascii() else text.lower()
+    found |= {name: 1.0 for name, source in _ODD.items() if _hit(_one(source), lower)}
     return found
 
 
-def _hidden(text: str, read: str, found: Iterable[str]) -> Iterable[str]:
-    """What was hidden, and how."""
-    strong = _strong()
-    if strong.keys().isdisjoint(found) and (
-        _hit(_one("|".join(_SQUASHED)), squashed(read))
-        or any(_hit(each, other) for other in undone(text, read) for each in strong.values())
-    ):
-        yield "disguised"
-    if text.isascii():
-        return
-    lower = text.lower()
-    for name, source in (
-        ("tags", _TAGS),
-        ("invisible", _INVISIBLE),
-        ("mixed_scripts", _CYRILLIC),
-    ):
-        if _hit(_one(source), lower):
-            yield name
+def _unquoted(text: str) -> str:
+    """What is not in quotes; all of it where nearly all is, and nothing outside says why."""
+    outside = _QUOTES.sub(" ", text)
+    mostly = len(outside) < (1 - MOSTLY) * len(text)
+    return text if mostly and not _hit(_one(_ABOUT), plain(outside)) else outside
+
+
+def _read(text: str) -> str:
+    return _heeded(plain(text).replace("\u2019", "'"))
+
+
+def _heeded(read: str) -> str:
+    """Without orders that say not to drop something."""
+    return _NEGATED.sub("heed", read)
+
+
+def _disguised(text: str, read: str) -> bool:
+    """Whether a strong signal shows once disguises are undone."""
+    if _hit(_one("|".join(_SPREAD)), spread(read)):
+        return True
+    readings = map(_heeded, undone(text, read))
+    return any(_hit(each, other) for other in readings for each in _strong().values())
 
 
 def _hit(pattern: Any, text: str) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from exclave_policy.guards.national import SHAPES, cued, national_ids
 from exclave_policy.guards.reading import read
+from exclave_policy.kinds.redactions import BY_MODEL
 
 MAX_TEXT: Final = 1024 * 1024
 """Most characters of one text."""
@@ -112,7 +113,7 @@ def find(
         spans += [("phone", start, end) for start, end in _phones(alone, countries)]
     found = [Finding(kind, *reading.span(start, end)) for kind, start, end in spans]
     found += [each for each in entities if each.kind in kinds]
-    return _apart(found)
+    return _apart(found, text)
 
 
 def kinds_in(text: str, countries: Sequence[str] = COUNTRIES) -> tuple[str, ...]:
@@ -150,18 +151,32 @@ def _blanked(text: str, spans: Iterable[tuple[str, int, int]]) -> str:
     return "".join(pieces)
 
 
-def _apart(found: Iterable[Finding]) -> tuple[Finding, ...]:
+def _apart(found: Iterable[Finding], text: str) -> tuple[Finding, ...]:
     ranked = sorted(found, key=lambda f: (_PRIORITY[f.kind], f.start - f.end, f.start))
     taken: list[Finding] = []
     covered: set[int] = set()
     for each in ranked:
         span = range(each.start, each.end)
-        if not span or each.start in covered or each.end - 1 in covered:
-            continue
-        if covered.isdisjoint(span):
-            covered.update(span)
-            taken.append(each)
+        parts: Iterable[Finding] = (each,)
+        if not covered.isdisjoint(span):
+            parts = tuple(_rest(each, covered, text)) if each.kind in BY_MODEL else ()
+        for part in parts:
+            if part.start < part.end:
+                covered.update(range(part.start, part.end))
+                taken.append(part)
     return tuple(sorted(taken, key=lambda f: f.start))
+
+
+def _rest(finding: Finding, covered: Collection[int], text: str) -> Iterator[Finding]:
+    """What of a model's finding nothing more specific covers: it must not leave with the rest."""
+    start: int | None = None
+    for place in range(finding.start, finding.end + 1):
+        free = place < finding.end and place not in covered
+        if free and start is None and text[place].isalnum():
+            start = place
+        if start is not None and not free:
+            yield Finding(finding.kind, start, start + len(text[start:place].rstrip()))
+            start = None
 
 
 def _cards(text: str) -> Iterator[tuple[int, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping as Mapping_
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from dataclasses import fields as fields_of
 
 from exclave_policy.compile import compile_pack
@@ -14,8 +14,17 @@ from exclave_policy.fields import NAME, Fields
 from exclave_policy.model import DEFAULT_DENY, UNBOUNDED, Decision, Obligations, Request
 from exclave_policy.pack import Pack
 from exclave_policy.source import Mapping, Node, Report, Scalar, Sequence, parse, read_text
-from exclave_policy.workbench.coverage import Branch, Coverage
+from exclave_policy.workbench.coverage import Branch, Coverage, GuardCoverage
 from exclave_policy.workbench.given import as_given, read_given
+from exclave_policy.workbench.guarded import (
+    ExpectedGuards,
+    Texts,
+    difference,
+    guarded,
+    read_expected,
+    read_texts,
+    seen_in,
+)
 
 MAX_CASES = 2000
 """Most cases of one file."""
@@ -37,6 +46,7 @@ class Expected:
     """Those that are named, by the fields of `Obligations`."""
     would: tuple[bool, str] | None = None
     """Allowed, and by which rule, had audited rules been enforced."""
+    guards: ExpectedGuards = field(default_factory=ExpectedGuards)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,7 @@ class Case:
     name: str
     request: Request
     expected: Expected
+    texts: Texts | None
     file: str
     line: int
 
@@ -80,6 +91,11 @@ class CasesReport:
     """Ways that the terms of all conditions can go."""
     missed: tuple[Branch, ...] = ()
     """Those that none went."""
+    guards: int = 0
+    """Ways that validators and redactions can go: a validator passes and fails, a redaction finds
+    something."""
+    unguarded: tuple[str, ...] = ()
+    """Those that none went, in words."""
 
     @property
     def total(self) -> int:
@@ -96,6 +112,11 @@ class CasesReport:
     def branch_coverage(self) -> float:
         """Share of branches that were taken: 0.0 to 1.0; 1.0 where there is none."""
         return 1 - len(self.missed) / self.branches if self.branches else 1.0
+
+    @property
+    def guard_coverage(self) -> float:
+        """Share of what guards can do that a case has seen: 0.0 to 1.0; 1.0 where there is none."""
+        return 1 - len(self.unguarded) / self.guards if self.guards else 1.0
 
     @property
     def ok(self) -> bool:
@@ -127,11 +148,15 @@ def run_cases(pack: Pack) -> CasesReport:
     if problems:
         raise PolicyInvalid(problems)
     failures: list[CaseFailure] = []
-    coverage = Coverage(policy)
+    coverage, watched = Coverage(policy), GuardCoverage(policy)
     for case in cases:
         decision = policy.evaluate(case.request)
         coverage.take(case.request, _reached(decision))
         text = _difference(case.expected, decision)
+        if case.texts is not None and decision.allowed:
+            outcome = guarded(policy, case.request, decision, case.texts)
+            watched.take(outcome)
+            text = text or difference(case.expected.guards, outcome)
         if text:
             failures.append(CaseFailure(case.name, case.file, case.line, text))
     return CasesReport(
@@ -143,6 +168,8 @@ def run_cases(pack: Pack) -> CasesReport:
         uncovered=tuple(rule.id for rule in coverage.unreached),
         branches=coverage.branches,
         missed=coverage.missed,
+        guards=watched.ways,
+        unguarded=watched.missed,
     )
 
 
@@ -196,15 +223,14 @@ def read_cases(pack: Pack, policy: CompiledPolicy) -> list[Case]:
 def _read_all(pack: Pack, policy: CompiledPolicy) -> tuple[list[Case], list[Problem]]:
     cases: list[Case] = []
     problems: list[Problem] = []
-    rules = [rule.id for rule in policy.rules]
     for path in pack.cases():
         report = Report(path)
-        cases.extend(_read(pack.files[path].encode("utf-8", "surrogatepass"), rules, report))
+        cases.extend(_read(pack.files[path].encode("utf-8", "surrogatepass"), policy, report))
         problems.extend(report.all())
     return cases, problems
 
 
-def _read(raw: bytes, rules: Seq[str], report: Report) -> list[Case]:
+def _read(raw: bytes, policy: CompiledPolicy, report: Report) -> list[Case]:
     text = read_text(raw, report)
     root = None if text is None else parse(text, report)
     if isinstance(root, Mapping):
@@ -219,7 +245,7 @@ def _read(raw: bytes, rules: Seq[str], report: Report) -> list[Case]:
     if len(root.items) > MAX_CASES:
         report.add(root, "", f"{len(root.items)} cases are too many", f"at most {MAX_CASES} a file")
         return []
-    cases = [_case(node, f"[{i}]", rules, report) for i, node in enumerate(root.items)]
+    cases = [_case(node, f"[{i}]", policy, report) for i, node in enumerate(root.items)]
     seen: set[str] = set()
     for case, node in zip(cases, root.items, strict=True):
         if case.name and case.name in seen:
@@ -228,23 +254,33 @@ def _read(raw: bytes, rules: Seq[str], report: Report) -> list[Case]:
     return cases
 
 
-def _case(node: Node, path: str, rules: Seq[str], report: Report) -> Case:
+def _case(node: Node, path: str, policy: CompiledPolicy, report: Report) -> Case:
     known = ("name", "given", "expect")
-    fields = Fields(node, path, report, known=known, required=known)
+    fields = Fields(node, path, report, known=(*known, "texts"), required=known)
     name = fields.text("name", limit=MAX_NAME)
     given, expect = fields.get("given"), fields.get("expect")
     empty = Mapping({}, node.line, node.column)
     # After a missing field (already reported) the rest is read into a scratch report.
     scratch = Report(report.file)
     asked = as_given(given or empty, f"{path}.given", report if given else scratch)
-    request = read_given(asked)
-    expected = _expected(expect or empty, f"{path}.expect", rules, report if expect else scratch)
-    return Case(name, request, expected, report.file, node.line)
+    request, texts = read_given(asked), read_texts(fields, "texts")
+    if texts is not None:
+        says_so = asked.get("personal") is not None or asked.get("injection") is not None
+        request = seen_in(request, texts, says_so)
+    expected = _expected(expect or empty, f"{path}.expect", policy, report if expect else scratch)
+    if expected.guards.any and texts is None:
+        fix = "add 'texts' with the input, and the output where there is one"
+        report.add(node, path, "guards are expected to do something, and there is no text", fix)
+    return Case(name, request, expected, texts, report.file, node.line)
 
 
-def _expected(node: Node, path: str, rules: Seq[str], report: Report) -> Expected:
-    known = ("allowed", "rule", "matched", "max_tokens", "obligations", "would")
+def _expected(node: Node, path: str, policy: CompiledPolicy, report: Report) -> Expected:
+    known = (
+        *("allowed", "rule", "matched", "max_tokens", "obligations", "would"),
+        *("validators", "redacted", "refused", "sent"),
+    )
     fields = Fields(node, path, report, known=known, required=known[:2])
+    rules = [rule.id for rule in policy.rules]
     would = fields.get("would")
     return Expected(
         allowed=fields.flag("allowed"),
@@ -254,6 +290,7 @@ def _expected(node: Node, path: str, rules: Seq[str], report: Report) -> Expecte
         matched=_matched(fields, rules),
         obligations=_obligations(fields),
         would=None if would is None else _would(would, fields.at("would"), rules, report),
+        guards=read_expected(fields, policy),
     )
 
 

@@ -10,6 +10,7 @@ from exclave_policy.evaluate import CompiledPolicy
 from exclave_policy.kinds.rules import Rule
 from exclave_policy.model import Request
 from exclave_policy.schema import activation
+from exclave_policy.workbench.guarded import Outcome
 from exclave_policy.workbench.terms import terms_of
 
 
@@ -76,3 +77,33 @@ class Coverage:
             for term in self._terms.get(rule.id, ()):
                 for value in (True, False):
                     yield Branch(rule.id, term.source, value, rule.file, rule.line)
+
+
+class GuardCoverage:
+    """What the guards have done in the cases run so far."""
+
+    def __init__(self, policy: CompiledPolicy) -> None:
+        self._all = [
+            *(f"validator {name} {way}" for name in policy.validators for way in _WAYS.values()),
+            *(f"redaction {name} finds nothing" for name in policy.redactions),
+        ]
+        self._seen: set[str] = set()
+
+    def take(self, outcome: Outcome) -> None:
+        """One case."""
+        for name, failure in outcome.validators.items():
+            self._seen.add(f"validator {name} {_WAYS[failure is None]}")
+        self._seen.update(f"redaction {name} finds nothing" for name in outcome.redactions)
+
+    @property
+    def ways(self) -> int:
+        """How many there are."""
+        return len(self._all)
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        """Those that no case saw, in words."""
+        return tuple(each for each in self._all if each not in self._seen)
+
+
+_WAYS = {True: "never passes", False: "never fails"}

@@ -16,7 +16,7 @@ from exclave_agent.system import SystemClock, SystemRng
 from exclave_policy.guards.personal import MAX_TEXT, Finding, TooLong
 from exclave_testing.models import sha256_of
 from exclave_testing.ner import gazetteer_onnx
-from exclave_testing.runtimes import FakeModelSet, FakeRuntimes
+from exclave_testing.runtimes import FakeModelSet, FakeRuntimes, InferFunction
 
 WORDS, LABELS = TensorInfo("words", "BYTES", (-1,)), TensorInfo("labels", "BYTES", (-1,))
 SPEC = ModelSpec("ner", "onnx", Path("ner.onnx"), "aa" * 32)
@@ -55,11 +55,11 @@ class Labeller:
 
 
 async def models(
-    infer: object,
+    infer: InferFunction,
     inputs: tuple[TensorInfo, ...] = (WORDS,),
     outputs: tuple[TensorInfo, ...] = (LABELS,),
 ) -> FakeModelSet:
-    made = FakeRuntimes(infer=infer, inputs=inputs, outputs=outputs)  # type: ignore[arg-type]  # tests pass functions
+    made = FakeRuntimes(infer=infer, inputs=inputs, outputs=outputs)
     return await made.load([SPEC])
 
 
@@ -104,7 +104,7 @@ async def test_a_lone_surrogate_keeps_its_place() -> None:
     assert labeller.asked == [["?", "Pia"]]
 
 
-def answering(tensor: Tensor, *more: Tensor) -> object:
+def answering(tensor: Tensor, *more: Tensor) -> InferFunction:
     return lambda inputs: (tensor, *more)
 
 
@@ -121,7 +121,7 @@ def answering(tensor: Tensor, *more: Tensor) -> object:
         answering(*[Tensor(name, "BYTES", (2,), packed(["O", "O"])) for name in ("a", "b")]),
     ],
 )
-async def test_an_answer_that_is_not_one_label_a_word_is_refused(infer: object) -> None:
+async def test_an_answer_that_is_not_one_label_a_word_is_refused(infer: InferFunction) -> None:
     with pytest.raises(ValueError, match="one label for each word"):
         await found(await models(infer), "ner", "to Pia")
 

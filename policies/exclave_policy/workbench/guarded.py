@@ -1,0 +1,200 @@
+"""Runs the guards that a decision obliges to over the texts of a case."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from exclave_policy.evaluate import CompiledPolicy
+from exclave_policy.fields import Fields
+from exclave_policy.guards import injection, personal
+from exclave_policy.guards.checks import NAMES, CompiledValidator, Failure, Material, judged
+from exclave_policy.guards.tokens import Tokens
+from exclave_policy.kinds.numbers import fraction
+from exclave_policy.kinds.redactions import KINDS
+from exclave_policy.model import Decision, Request
+from exclave_policy.schema import activation
+from exclave_policy.source import Mapping as Entries
+from exclave_policy.source import Node
+
+MAX_TEXT = 64 * 1024
+"""Most characters of one text of a case."""
+PASSES = "passes"
+_KEY = b"the key of tokens in cases, only"
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What was sent and answered in a case."""
+
+    input: str = ""
+    output: str | None = None
+    """None: the case ends before there is an answer, and validators of the output do not run."""
+    confidence: float | None = None
+    """What the tokens' probabilities come to; None: nobody told."""
+    grades: Mapping[str, float] = field(default_factory=dict)
+    """What judges would say, by validator; no model runs here."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedGuards:
+    """What a case says of them; None: not looked at."""
+
+    validators: Mapping[str, str] = field(default_factory=dict)
+    """PASSES, or the check that fails, by validator."""
+    redacted: Mapping[str, int] | None = None
+    """Different values by kind."""
+    refused: str | None = None
+    """The kind with which a redaction refuses; "": none."""
+    sent: str | None = None
+    """What the model sees."""
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is expected."""
+        return bool(self.validators) or (self.redacted, self.refused, self.sent) != (None,) * 3
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What they did."""
+
+    validators: Mapping[str, Failure | None]
+    redactions: Sequence[str]
+    """Names of those that replaced or refused something."""
+    redacted: Mapping[str, int]
+    refused: str
+    sent: str
+
+
+def seen_in(request: Request, texts: Texts, given: bool) -> Request:
+    """The request with what conditions would see of its text; `given`: the case says so itself."""
+    if given:
+        return request
+    return replace(
+        request,
+        personal=personal.kinds_in(texts.input),
+        injection=injection.score(texts.input),
+    )
+
+
+def guarded(policy: CompiledPolicy, request: Request, decision: Decision, texts: Texts) -> Outcome:
+    """Run the validators and redactions of an allowed decision, as the agent does."""
+    found: dict[str, Failure | None] = {}
+    for name in decision.obligations.validators:
+        compiled = CompiledValidator(policy.validators[name])
+        if compiled.validator.stage == "input" or texts.output is not None:
+            found[name] = _failure(compiled, request, texts)
+    sent, counts, acted, refused = texts.input, dict[str, int](), [], ""
+    for name in decision.obligations.redactions:
+        redaction = policy.redactions[name]
+        if redaction.scope == "remote" and not request.facts.remote:
+            continue
+        tokens = Tokens(redaction, _KEY)
+        tokens.reserve([sent])
+        sent = tokens.replace(sent)
+        for kind, count in tokens.counts.items():
+            counts[kind] = counts.get(kind, 0) + count
+        if tokens.counts:
+            acted.append(name)
+        refused = refused or min(redaction.refuse & tokens.counts.keys(), default="")
+    return Outcome(found, acted, counts, refused, sent)
+
+
+def _failure(compiled: CompiledValidator, request: Request, texts: Texts) -> Failure | None:
+    values = activation(request, compiled.names)
+    if compiled.validator.stage == "input":
+        return compiled.check(Material(texts.input, values=values))
+    confidences = {} if texts.confidence is None else {"": texts.confidence}
+    material = Material(texts.output or "", texts.input, values, confidences)
+    failure = compiled.check(material)
+    for place, check in compiled.judges:
+        name = compiled.validator.name
+        grade = texts.grades.get(name)
+        reply = "" if grade is None else json.dumps({"grade": round(grade * 100)})
+        failure = failure or judged(name, place, check, reply)
+    return failure
+
+
+def difference(expected: ExpectedGuards, got: Outcome) -> str:
+    """In words, or "" when they agree."""
+    for name, wanted in expected.validators.items():
+        if name not in got.validators:
+            return f"validator {name} did not run: no rule that matched obliges to it, or no output"
+        failure = got.validators[name]
+        have = PASSES if failure is None else failure.check
+        if have != wanted:
+            reason = "" if failure is None else f" ({failure.reason})"
+            return f"expected validator {name}: {wanted}, found {have}{reason}"
+    if expected.redacted is not None and dict(expected.redacted) != dict(got.redacted):
+        have = ", ".join(f"{kind} {count}" for kind, count in sorted(got.redacted.items()))
+        return f"expected other values to be redacted; found {have or 'none'}"
+    if expected.refused is not None and expected.refused != got.refused:
+        return f"expected a redaction to refuse {expected.refused or 'nothing'}, found " + (
+            got.refused or "nothing"
+        )
+    if expected.sent is not None and expected.sent != got.sent:
+        return "the model would see another text than expected"
+    return ""
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def read_texts(parent: Fields, name: str) -> Texts | None:
+    """The texts of a case; None where it has none."""
+    node = parent.get(name)
+    if node is None:
+        return None
+    known = ("input", "output", "confidence", "grades")
+    fields = Fields(node, parent.at(name), parent.report, known=known, required=("input",))
+    output = fields.get("output")
+    return Texts(
+        input=fields.text("input", limit=MAX_TEXT),
+        output=None if output is None else fields.text("output", limit=MAX_TEXT),
+        confidence=fraction(fields, "confidence") if fields.get("confidence") else None,
+        grades=_grades(fields),
+    )
+
+
+def _grades(parent: Fields) -> dict[str, float]:
+    inner = _entries(parent, "grades", None)
+    return {} if inner is None else {name: fraction(inner, name) or 0.0 for name in _names(inner)}
+
+
+def read_expected(fields: Fields, policy: CompiledPolicy) -> ExpectedGuards:
+    """What a case expects of the guards, out of its `expect`."""
+    validators: dict[str, str] = {}
+    inner = _entries(fields, "validators", policy.validators)
+    for name in () if inner is None else _names(inner):
+        assert inner is not None
+        validators[name] = inner.choice(name, (PASSES, *NAMES.values()))
+    kinds = _entries(fields, "redacted", KINDS)
+    redacted: dict[str, int] | None = None if kinds is None else {}
+    for name in () if kinds is None else _names(kinds):
+        assert kinds is not None and redacted is not None
+        redacted[name] = kinds.whole(name, 1, 10_000) or 0
+    refused = fields.get("refused")
+    sent = fields.get("sent")
+    return ExpectedGuards(
+        validators,
+        redacted,
+        None if refused is None else fields.choice("refused", KINDS),
+        None if sent is None else fields.text("sent", limit=MAX_TEXT),
+    )
+
+
+def _entries(parent: Fields, name: str, known: object) -> Fields | None:
+    node: Node | None = parent.get(name)
+    if node is None:
+        return None
+    names = tuple(known) if isinstance(known, Mapping | tuple) else None
+    if names is None and isinstance(node, Entries):
+        names = tuple(node.fields)
+    return Fields(node, parent.at(name), parent.report, known=names or ())
+
+
+def _names(fields: Fields) -> list[str]:
+    node = fields.node
+    return list(node.fields) if isinstance(node, Entries) else []
