@@ -18,11 +18,21 @@ import pytest
 from exclave_policy.compile import compile_pack
 from exclave_policy.pack import combine, encode, load_directory, unpack
 from exclave_policy.workbench.cases import run_cases
+from exclave_policy.workbench.lint import lint
 from exclave_testing.policies import ask
 
 PACKS = Path(__file__).parents[2] / "policies" / "packs"
 NAMES = sorted(path.name for path in PACKS.iterdir() if path.is_dir())
 FRAUD = PACKS / "fraud"
+PREFIX = {
+    "customer-support": "support",
+    "eu-ai-act-high-risk": "aia",
+    "gdpr-automated-decisions": "gdpr",
+    "hipaa-minimum-necessary": "hipaa",
+    "industrial-control": "ics",
+    "retail-returns": "returns",
+}
+"""Of rule ids, where it is not the pack's name: of the packs of one use case."""
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -31,6 +41,28 @@ def test_every_case_passes_and_every_rule_is_reached(name: str) -> None:
     assert pack.name == name
     report = run_cases(unpack(encode(pack)))
     assert report.complete, str(report)
+    assert (report.missed, report.unguarded) == ((), ()), "nor a branch or a guard left out"
+    assert lint(compile_pack(pack)) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pack_has_a_place_for_everything(name: str) -> None:
+    files = load_directory(PACKS / name).files
+    if name in PREFIX:
+        for folder in ("policies/", "prompts/", "schemas/", "workflows/"):
+            assert any(path.startswith(folder) for path in files), folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_packs_page_names_every_rule_and_document(name: str) -> None:
+    pack = load_directory(PACKS / name)
+    policy, page = compile_pack(pack), pack.files["README.md"]
+    named = [rule.id for rule in policy.rules] if name in PREFIX else []
+    named += [*policy.validators, *policy.redactions, *policy.approvals]
+    if policy.retention is not None:
+        named.append(policy.retention.name)
+    assert [each for each in named if f"`{each}`" not in page] == []
+    assert "complies" not in page and "compliant" not in page
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -38,7 +70,8 @@ def test_a_pack_says_what_it_is(name: str) -> None:
     pack = load_directory(PACKS / name)
     assert pack.files["README.md"].startswith(f"# {name}\n")
     assert all(rule.description for rule in compile_pack(pack).rules)
-    assert all(rule.id.startswith(f"{name}-") for rule in compile_pack(pack).rules)
+    prefix = PREFIX.get(name, name)
+    assert all(rule.id.startswith(f"{prefix}-") for rule in compile_pack(pack).rules)
 
 
 def test_the_packs_combine_and_every_case_still_passes() -> None:

@@ -33,6 +33,8 @@ class Texts:
     """None: the case ends before there is an answer, and validators of the output do not run."""
     confidence: float | None = None
     """What the tokens' probabilities come to; None: nobody told."""
+    tensors: Mapping[str, float] = field(default_factory=dict)
+    """The least sure row's largest value, by output tensor."""
     grades: Mapping[str, float] = field(default_factory=dict)
     """What judges would say, by validator; no model runs here."""
 
@@ -106,7 +108,9 @@ def _failure(compiled: CompiledValidator, request: Request, texts: Texts) -> Fai
     values = activation(request, compiled.names)
     if compiled.validator.stage == "input":
         return compiled.check(Material(texts.input, values=values))
-    confidences = {} if texts.confidence is None else {"": texts.confidence}
+    confidences = dict(texts.tensors)
+    if texts.confidence is not None:
+        confidences[""] = texts.confidence
     material = Material(texts.output or "", texts.input, values, confidences)
     failure = compiled.check(material)
     for place, check in compiled.judges:
@@ -147,19 +151,20 @@ def read_texts(parent: Fields, name: str) -> Texts | None:
     node = parent.get(name)
     if node is None:
         return None
-    known = ("input", "output", "confidence", "grades")
+    known = ("input", "output", "confidence", "tensors", "grades")
     fields = Fields(node, parent.at(name), parent.report, known=known, required=("input",))
     output = fields.get("output")
     return Texts(
         input=fields.text("input", limit=MAX_TEXT),
         output=None if output is None else fields.text("output", limit=MAX_TEXT),
         confidence=fraction(fields, "confidence") if fields.get("confidence") else None,
-        grades=_grades(fields),
+        tensors=_fractions(fields, "tensors"),
+        grades=_fractions(fields, "grades"),
     )
 
 
-def _grades(parent: Fields) -> dict[str, float]:
-    inner = _entries(parent, "grades", None)
+def _fractions(parent: Fields, name: str) -> dict[str, float]:
+    inner = _entries(parent, name, None)
     return {} if inner is None else {name: fraction(inner, name) or 0.0 for name in _names(inner)}
 
 
