@@ -164,10 +164,11 @@ class LocalApi:
             transport=httpx.ASGITransport(self.app), base_url="http://agent", headers=headers
         )
 
-    def set_policy(self, text: str) -> None:
-        """Activate another policy, as a new release would."""
+    def set_policy(self, text: str, *others: str) -> None:
+        """Activate another policy, and documents of other kinds, as a new release would."""
         assert self.releases.active is not None
-        self.releases.active = replace(self.releases.active, policy=compile_policy(text))
+        policy = compile_policy(text, *others)
+        self.releases.active = replace(self.releases.active, policy=policy)
 
     def results(self) -> list[Leaf]:
         """The RESULT leaves so far."""

@@ -22,6 +22,7 @@ from exclave_protocol.endpoint import EndpointTimeouts
 from exclave_testing.endpoints import Opened, ask, document, text_of
 from exclave_testing.local_api import ANALYST, GUEST, LocalApi
 from exclave_testing.models import smollm2_path
+from exclave_testing.obliged import obliging, redaction
 
 PATIENT = EndpointTimeouts(10_000, 60_000, 110_000)
 SERVER = """
@@ -232,6 +233,36 @@ async def test_two_agents_in_a_row(opened: Opened, agent: tuple[LocalApi, str]) 
         assert refused.status_code >= 400
         assert len(far.results()) == 1 and len(far.models.requests) == 1
         assert "Mabuse" not in refused.text and b"Mabuse" not in near.public_bytes()
+
+
+async def test_the_far_agent_never_sees_what_is_redacted(
+    opened: Opened, agent: tuple[LocalApi, str]
+) -> None:
+    """Over a real socket: its prompt, and its record, hold tokens; the caller has the values."""
+    far, url = agent
+    mail, card = "ada@example.org", "4111 1111 1111 1111"
+    async with relay(opened, url) as near, near.client() as client:
+        near.set_policy(
+            obliging(redactions=["hidden"], notices=["Made elsewhere."]),
+            redaction("email", "card", refuse=["card"]),
+        )
+        far.runtimes.reply = lambda request: ("write", " to <EMA", "IL_1>", " now")
+        asked = chat(f"Who is {mail}?", max_tokens=5)
+        labelled = {"x-exclave-data-class": "public"}
+        told = await client.post("/v1/chat/completions", json=asked, headers=labelled)
+        assert told.status_code == 200, told.text
+        answer = told.json()["choices"][0]["message"]["content"]
+        assert answer == f"write to {mail} now"
+        assert told.headers["x-exclave-notice"] == "Made elsewhere."
+        assert "<EMAIL_1>" in str(far.models.requests[-1]) and mail not in str(far.models.requests)
+        assert mail.encode() not in far.public_bytes() + near.public_bytes()
+
+        refused = await client.post(
+            "/v1/chat/completions", json=chat(f"pay {card}", max_tokens=5), headers=labelled
+        )
+        assert (refused.status_code, refused.headers["x-exclave-guard"]) == (422, "hidden")
+        assert refused.json()["error"]["code"] == "input_refused"
+        assert card not in refused.text and len(far.models.requests) == 1
 
 
 async def test_the_far_agents_failure_is_one_of_a_remote_model(
