@@ -20,7 +20,12 @@ pytestmark = pytest.mark.model
 
 PROMPT = "Asked: {input}\nAnswered: {output}\nHow good is the answer, from 0 to 100?"
 COLOUR = json.dumps(
-    {"type": "object", "properties": {"colour": {"enum": ["red"]}}, "required": ["colour"]}
+    {
+        "type": "object",
+        "properties": {"colour": {"enum": ["red"]}},
+        "required": ["colour"],
+        "additionalProperties": False,
+    }
 )
 
 
@@ -71,6 +76,6 @@ async def test_a_schema_of_the_request_and_one_of_the_policy(loaded: Any) -> Non
     held = validator({"schema": {"json": COLOUR}}, {"cel": "output.colour == 'red'"})
     async with desk(loaded, held).open() as opened:
         texts, _ = await opened.ask(
-            chat(model="small", temperature=0.0, max_tokens=24, response_schema=COLOUR)
+            chat(model="small", temperature=0.0, max_tokens=48, response_schema=COLOUR)
         )
         assert json.loads("".join(texts))["colour"] == "red"
