@@ -7,24 +7,10 @@ import struct
 from itertools import chain
 from typing import Any
 
+from exclave_agent.decide.texts import CODES
 from exclave_agent.errors import BadRequest
 from exclave_agent.ports import Tensor
 
-_CODES = {
-    "BOOL": "?",
-    "UINT8": "B",
-    "UINT16": "H",
-    "UINT32": "I",
-    "UINT64": "Q",
-    "INT8": "b",
-    "INT16": "h",
-    "INT32": "i",
-    "INT64": "q",
-    "FP16": "e",
-    "FP32": "f",
-    "FP64": "d",
-}
-"""The protocol's datatypes by their `struct` code; BYTES stands apart."""
 _ELEMENTS: dict[str, frozenset[type]] = {
     "?": frozenset({bool}),
     "e": frozenset({int, float}),
@@ -104,10 +90,10 @@ def _pack(datatype: str, values: list[Any], place: str) -> bytes:
 
 def code_of(datatype: str, place: str) -> str:
     """The `struct` code of a fixed-size datatype. Raises: BadRequest."""
-    code = _CODES.get(datatype)
+    code = CODES.get(datatype)
     if code is None:
         raise BadRequest(
-            f"{place}.datatype: one of {', '.join(sorted(_CODES))} or BYTES",
+            f"{place}.datatype: one of {', '.join(sorted(CODES))} or BYTES",
             param=f"{place}.datatype",
         )
     return code

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from exclave_agent.errors import AgentError, StorageError
 from exclave_agent.ports import (
@@ -27,12 +27,12 @@ from exclave_agent.ports import (
     Message,
     ModelInfo,
     Sampling,
-    ToolCall,
 )
 from exclave_policy.kinds.caching import CachePolicy, Semantic
-from exclave_protocol.canonical import CanonicalError, JsonValue, decode, encode
+from exclave_protocol.canonical import CanonicalError, JsonValue, encode
 
 from .bodies import decimal
+from .cached import Completion, completion_form, completion_of, request_form
 from .calls import GenerateCall
 from .semantic import MAX_CANDIDATES, nearest, pack, question_of
 
@@ -48,18 +48,6 @@ MAX_VALUE = 4 << 20
 """Bytes of one value; a longer answer is not kept."""
 _KEPT_FINISHES = ("stop", "length", "tool_calls")
 _PENDING_VECTORS = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A complete answer as it is kept."""
-
-    text: str
-    finish: str
-    """"stop", "length" or "tool_calls"."""
-    prompt_tokens: int
-    completion_tokens: int
-    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +155,7 @@ class Cache:
         if place is None or answer.finish not in _KEPT_FINISHES:
             return False
         try:
-            value = encode(_plain(answer))
+            value = encode(completion_form(answer))
             vector = b""
             if policy.semantic is not None and place.scope:
                 vector = await self._vector(policy.semantic, release, call, place)
@@ -198,7 +186,7 @@ class Cache:
             return None
         if key in self._index:
             self._index.move_to_end(key)
-        return _completion(value)
+        return completion_of(value)
 
     async def _put(
         self,
@@ -318,7 +306,7 @@ class Cache:
             "action": call.action,
             "data_class": call.data_class,
             "subject": call.subject if policy.share == "subject" else None,
-            "request": _request(request),
+            "request": request_form(request),
         }
         if guards:
             about["guards"] = list(guards)
@@ -340,7 +328,7 @@ class Cache:
             about |= {
                 "subject": call.subject,
                 "caller": call.caller.key_id,
-                "request": _request(without),
+                "request": request_form(without),
                 "similar": True,
             }
             return _Place(key, self._tag(about), question)
@@ -372,61 +360,3 @@ def _judge(
     candidates: Iterator[tuple[bytes, bytes]], *, vector: bytes, threshold: float
 ) -> tuple[bytes, float] | None:
     return nearest(candidates, vector, threshold)
-
-
-def _request(request: Generate) -> dict[str, JsonValue]:
-    """Everything of a request that can change its answer; not who asks, nor how urgently."""
-    sampling = request.sampling
-    return {
-        "messages": [
-            [m.role, m.content, m.name, m.tool_call_id, [_call(made) for made in m.tool_calls]]
-            for m in request.messages
-        ],
-        "prompt": request.prompt,
-        "tools": [[tool.name, tool.description, tool.parameters] for tool in request.tools],
-        "tool_choice": [request.tool_choice, request.tool_name, request.parallel_tool_calls],
-        "max_tokens": sampling.max_tokens,
-        "numbers": [
-            decimal(number)
-            for number in (
-                sampling.temperature,
-                sampling.top_p,
-                sampling.min_p,
-                sampling.frequency_penalty,
-                sampling.presence_penalty,
-                sampling.repeat_penalty,
-            )
-        ],
-        "top_k": sampling.top_k,
-        "seed": None if sampling.seed is None else str(sampling.seed),
-        "stop": list(sampling.stop),
-        "logit_bias": [[token, decimal(bias)] for token, bias in sampling.logit_bias],
-        "schema": sampling.json_schema,
-        "grammar": sampling.grammar,
-    }
-
-
-def _call(made: ToolCall) -> JsonValue:
-    return [made.id, made.name, made.arguments]
-
-
-def _plain(answer: Completion) -> dict[str, JsonValue]:
-    return {
-        "text": answer.text,
-        "finish": answer.finish,
-        "tokens_in": answer.prompt_tokens,
-        "tokens_out": answer.completion_tokens,
-        "tool_calls": [_call(made) for made in answer.tool_calls],
-    }
-
-
-def _completion(value: bytes) -> Completion:
-    """What `_plain` made: it was sealed here, so its shape is known."""
-    plain: Any = decode(value, limit=len(value))
-    return Completion(
-        plain["text"],
-        plain["finish"],
-        plain["tokens_in"],
-        plain["tokens_out"],
-        tuple(ToolCall(*made) for made in plain["tool_calls"]),
-    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from . import bodies
-from .cache import Cache, CachedAnswer, Completion
+from .cache import Cache, CachedAnswer
+from .cached import Completion
 from .calls import GenerateCall
 from .jobs import Answer
 from .plan import Choice, Plan

@@ -117,7 +117,7 @@ def _maybe(text: str | None, rewrite: Rewrite) -> str | None:
 
 # --- tensors -------------------------------------------------------------------------------------
 
-_CODES = {
+CODES = {
     "BOOL": "?",
     "UINT8": "B",
     "UINT16": "H",
@@ -131,6 +131,7 @@ _CODES = {
     "FP32": "f",
     "FP64": "d",
 }
+"""The Open Inference Protocol's datatypes by their `struct` code; BYTES stands apart."""
 MAX_VALUES = 65_536
 """Most values of one tensor that are written out."""
 
@@ -153,7 +154,7 @@ def values(tensor: Tensor) -> Sequence[str | int | float | bool]:
         if len(found) > MAX_VALUES:
             raise ValueError(f"more than {MAX_VALUES} values")
         return found
-    code = _CODES.get(tensor.datatype)
+    code = CODES.get(tensor.datatype)
     if code is None:
         raise ValueError(f"values of the datatype {tensor.datatype[:8]} are not known")
     count, rest = divmod(len(tensor.data), struct.calcsize(f"<{code}"))

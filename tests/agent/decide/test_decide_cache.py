@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exclave_agent.decide import semantic
-from exclave_agent.decide.cache import ROW_BYTES, Cache, CachedAnswer, Completion
+from exclave_agent.decide.cache import ROW_BYTES, Cache, CachedAnswer
+from exclave_agent.decide.cached import Completion
 from exclave_agent.decide.calls import GenerateCall
 from exclave_agent.errors import Overloaded, StorageError
 from exclave_agent.ports import (
