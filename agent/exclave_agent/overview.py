@@ -73,6 +73,7 @@ def status(rooms: Rooms) -> dict[str, Any]:
         ],
         "memory": memory(rooms.supervisor.plan()),
         "counts": rooms.tally.totals(),
+        "waiting_for_people": rooms.basis.storage.referrals.known,
         "upgrade": rooms.upgrades.status(),
         "service": {
             "managed": rooms.basis.control.manager.present,

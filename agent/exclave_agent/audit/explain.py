@@ -21,6 +21,8 @@ from .store import LogReader
 _OF_DECISIONS = (LeafType.INTENT, LeafType.RESULT)
 _ALLOWED = ("answered",)
 _DENIED = "denied"
+_BY_A_GUARD = "input_refused"
+"""The reason of a denial that the policy itself had allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,10 @@ class Why:
     """As in the leaf: digest, rule, matched, would."""
     grants: tuple[Mapping[str, Any], ...]
     attempts: tuple[Mapping[str, Any], ...]
+    guards: Mapping[str, Any]
+    """As in the RESULT: what validators found; empty: none had anything to say."""
+    approvals: tuple[str, ...]
+    """What the answer waits for."""
     rules: tuple[RuleSaid, ...] | None
     """None: the values that it takes were erased, or not kept."""
 
@@ -47,6 +53,8 @@ class Why:
             "policy": dict(self.policy),
             "grants": [dict(each) for each in self.grants],
             "attempts": [dict(each) for each in self.attempts],
+            "guards": dict(self.guards),
+            "approvals": list(self.approvals),
             "rules": None if self.rules is None else as_json(self.rules),
         }
 
@@ -70,6 +78,19 @@ class Why:
                 yield f"{target.get('model')}: {each.get('action')} {name}, by {each.get('rule')}"
         for each in self.attempts:
             yield f"{each.get('model')}: {each.get('outcome')}"
+        for each in self.guards.get("failed") or ():
+            about = each.get("model") or "the input"
+            watched = ", watched only" if each.get("mode") == "audit" else ""
+            yield (
+                f"{about}: validator {each.get('validator')} failed{watched}: "
+                f"{each.get('check')}: {each.get('reason')}"
+            )
+        for name in self.guards.get("passed") or ():
+            yield f"validator {name} passed"
+        if escalated := self.guards.get("escalated"):
+            yield f"handed to a person by validator {escalated}"
+        for name in self.approvals:
+            yield f"waits for approval {name}"
 
 
 def explain(reader: LogReader, reference: str, *, full: bool = False) -> Why:
@@ -101,6 +122,8 @@ def explain(reader: LogReader, reference: str, *, full: bool = False) -> Why:
         _mapping(result.get("policy") or intent.get("policy")),
         _mappings(intent.get("grants")),
         _mappings(result.get("attempts")),
+        _mapping(result.get("guards")),
+        tuple(map(str, result.get("approvals") or ())),
         None if kept is None else explain_recorded(kept, full=full),
     )
 
@@ -113,7 +136,8 @@ def past(reader: LogReader, last: int) -> Iterator[Past]:
     """
     for seq in _newest(reader, last):
         leaf = show(reader, seq).leaf
-        allowed = leaf.body.get("outcome") != _DENIED
+        by_a_guard = leaf.body.get("reason") == _BY_A_GUARD
+        allowed = by_a_guard or leaf.body.get("outcome") != _DENIED
         rule = _mapping(leaf.body.get("policy")).get("rule")
         yield Past(allowed, str(rule or ""), _kept(reader, seq, leaf))
 

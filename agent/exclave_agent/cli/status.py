@@ -68,6 +68,8 @@ def _for_people(status: dict[str, Any]) -> str:
         f"{', '.join(m['actions'])}"
         for m in status["models"]
     ]
+    if waiting := status["waiting_for_people"]:
+        lines.append(f"people       {waiting} decisions wait for them")
     lines += [f"attention    {line}" for line in _attention(status["memory"]["models"])]
     return "\n".join(lines)
 

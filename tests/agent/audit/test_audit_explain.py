@@ -11,10 +11,12 @@ from click.testing import CliRunner
 
 from exclave_agent.audit.explain import explain, past
 from exclave_agent.cli import cli
-from exclave_agent.errors import BadRequest, PolicyDenied
+from exclave_agent.errors import BadRequest, InputRefused, PolicyDenied
+from exclave_agent.ports import Message
 from exclave_agent.storage.home import read_log
 from exclave_policy.workbench.replay import replay
 from exclave_testing.homes import Home, execute, vault
+from exclave_testing.obliged import approval, obliging, validator
 from exclave_testing.policies import allow, compiled, deny, document
 from exclave_testing.routing import Desk, chat
 
@@ -134,3 +136,38 @@ async def test_the_commands(tmp_path: Path) -> None:
     (pack / "policy.yaml").write_text("kind: Policy")
     broken = run.invoke(cli, ["try", str(pack), "--home", str(home)])
     assert isinstance(broken.exception, BadRequest)
+
+
+async def test_what_guards_found_is_told(tmp_path: Path) -> None:
+    desk = Desk(
+        validator({"pattern": {"must_not": ["zebra"]}}, name="watched", mode="audit"),
+        validator({"pattern": {"must_not": ["secret"]}}, name="input", stage="input"),
+        validator({"pattern": {"must": ["small"]}}, name="words"),
+        approval(),
+        policy=obliging(validators=["watched", "input", "words"], approvals=["four-eyes"]),
+    )
+    async with desk.open():
+        desk.models.script("small", "small zebra")
+        await desk.ask(chat(model="small"))
+        with pytest.raises(InputRefused):
+            await desk.ask(
+                chat(decision="d2", model="small", messages=(Message("user", "secret"),))
+            )
+    async with Home(tmp_path) as home:
+        for draft in desk.log.drafts:
+            await home.log.append(draft)
+    told = lines(tmp_path, "d1")
+    assert (
+        "small: validator watched failed, watched only: pattern: pattern 1 of must_not is in it"
+        in told
+    )
+    assert "validator words passed" in told and "waits for approval four-eyes" in told
+    refused = lines(tmp_path, "d2")
+    assert refused[0] == "decision d2: denied: input_refused"
+    assert "the input: validator input failed: pattern: pattern 1 of must_not is in it" in refused
+    assert "secret" not in "".join(refused)
+    # What a guard refused, the policy had allowed: a replay must not count it as denied.
+    assert [each.allowed for each in read_log(tmp_path, 1, lambda log: list(past(log, 9)))] == [
+        True,
+        True,
+    ]
