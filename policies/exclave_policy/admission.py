@@ -22,9 +22,20 @@ MAX_OPERATORS = 24
 """Longest run of operators in one bracket that nest in the syntax tree (all but && and ||)."""
 MAX_PATTERN = 256
 """Most characters of a regular expression, quotes included."""
+MAX_OUTPUT = 256 * 1024
+"""Most characters of an answer that conditions see as `output`."""
+MAX_OUTPUT_DEPTH = 64
+"""Its deepest nesting."""
 MAX_MACROS = 2
 """Most all/exists/exists_one in one condition: bounds the work to lists squared."""
 
+TYPES = ("string", "int", "bool", "list(string)")
+"""Of declared names; `output` has whatever type the answer has."""
+LITERALS = ("true", "false", 'r"..."')
+OPERATORS = (
+    *("&&", "||", "!", "==", "!=", "<", "<=", ">", ">=", "+", "-", "*", "/", "%"),
+    *("in", "? :", "[i]"),
+)
 FUNCTIONS = ("size", "startsWith", "endsWith", "contains", "matches")
 MACROS = ("all", "exists", "exists_one")
 WORDS = ("true", "false", "in")
@@ -115,6 +126,8 @@ def gate(source: str, scope: Scope, is_pattern: Callable[[str], bool]) -> Iterat
     yield from _leading_dots(tokens)
     yield from _nesting(tokens)
     yield from _names(tokens, scope)
+    if scope is Scope.OUTPUT:
+        yield from _bodies(tokens)
     yield from _patterns(tokens, is_pattern)
     for place, message, fix in impossible(tokens, VARIABLES):
         yield Fault(tokens[place].line, tokens[place].column, message, fix)
@@ -240,7 +253,32 @@ def _declared(base: str, own: set[str], scope: Scope) -> bool:
 
 def _has_field(tokens: Sequence[Token], i: int) -> bool:
     following = tokens[i + 2] if i + 2 < len(tokens) else None
-    return following is not None and following.kind == "name" and "." in following.text
+    if following is None or following.kind != "name":
+        return False
+    return "." in following.text and following.text not in VARIABLES
+
+
+def _bodies(tokens: Sequence[Token]) -> Iterator[Fault]:
+    """An answer may be large, and the library counts how often a macro's body is evaluated, not
+    what one evaluation costs. So a body sees its own entry alone: then all of them together see
+    the answer once."""
+    open_brackets: list[str] = []
+    """The variable of each macro that is open; "" of other brackets."""
+    for i, token in enumerate(tokens):
+        if token.kind == "op" and token.text in ("(", "["):
+            opens_macro = token.text == "(" and i > 0 and _called(tokens, i - 1) in MACROS
+            open_brackets.append(tokens[i + 1].text if opens_macro and i + 1 < len(tokens) else "")
+        elif token.kind == "op" and token.text in (")", "]") and open_brackets:
+            open_brackets.pop()
+        own = next((name for name in reversed(open_brackets) if name), "")
+        if token.kind != "name" or not own or (i and tokens[i - 1].text == "."):
+            continue
+        base = token.text.rpartition(".")[0] if _called(tokens, i) else token.text
+        root = base.partition(".")[0]
+        if root and root != own and base not in (*VARIABLES, *WORDS, *OUTPUT_WORDS):
+            message = f"{root[:64]!r} is not admitted in a macro of {own[:64]!r}"
+            fix = f"compare {own[:64]} and its fields with the request, or with what is written"
+            yield Fault(token.line, token.column, message, fix)
 
 
 def _called(tokens: Sequence[Token], i: int) -> str:

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from exclave_policy.admission import Scope
+from exclave_policy.admission import MAX_OUTPUT, MAX_OUTPUT_DEPTH, Scope
 from exclave_policy.conditions import ConditionFailed, bind
 from exclave_policy.guards import grounding, injection
 from exclave_policy.guards.patterns import Pattern, PatternFailed
@@ -56,6 +56,7 @@ JUDGE_SCHEMA: Final = json.dumps(
 MAX_REPLY: Final = 4096
 """Most characters of a judge's reply that are read."""
 _PLACES = re.compile(r"\{(input|output)\}")
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 _TOO_LONG = "it is too long to be looked at"
 
 
@@ -181,12 +182,27 @@ def _schema(check: SchemaCheck) -> _Step:
 def _condition(check: ConditionCheck, material: Material) -> str:
     values: dict[str, object] = {**material.values, "text": material.text}
     if check.condition.sees_output:
+        if len(material.text) > MAX_OUTPUT or _depth(material.text) > MAX_OUTPUT_DEPTH:
+            return f"has more than {MAX_OUTPUT} characters, or {MAX_OUTPUT_DEPTH} levels"
         try:
             values["output"] = msgspec.json.decode(material.text)
         except (ValueError, RecursionError):
             return "is not complete JSON"
     bound = bind(values, Scope.OUTPUT)
     return "" if check.condition.holds(bound) else "a condition does not hold"
+
+
+def _depth(text: str) -> int:
+    """How deep brackets outside strings nest: what is deep overflows the stack of whoever reads
+    it, which cannot be caught."""
+    depth = deepest = 0
+    for found in _BRACKETS.finditer(text):
+        if found.group() in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif found.group() in "]}":
+            depth -= 1
+    return deepest
 
 
 def _patterns(check: PatternCheck) -> _Step:
