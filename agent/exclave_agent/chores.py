@@ -1,4 +1,4 @@
-"""Chores: small jobs at a steady pace (clock floor now; retention and cron triggers later).
+"""Chores: small jobs at a steady pace (clock floor, retention, what is kept too long).
 
 APScheduler keeps the times; what it must not do is swallow a failure, so the first job that
 fails for a reason it does not know ends `run`, and with it the agent's task group.

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from exclave_agent import __version__
@@ -232,11 +232,11 @@ async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Room
     def telemetry() -> Telemetry | None:
         return None if (now := policy()) is None else now.telemetry
 
-    def tell() -> None:
-        if (totals := told(tally.totals(), telemetry())) is not None:
-            counts.put(Counts(**totals))
+    def may_tell(counts: Counts) -> Counts | None:
+        totals = told(asdict(counts), telemetry())
+        return None if totals is None else Counts(**totals)
 
-    tally = Tally(metrics, tell)
+    tally = Tally(metrics, lambda: counts.put(Counts(**tally.totals())))
 
     def crashed(crash: Crash) -> None:
         tally.crashed()
@@ -299,6 +299,7 @@ async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Room
         clock=clock,
         rng=rng,
         audit_position=lambda: (EPOCH, record.log.size),
+        tell=may_tell,
         on_expired=renewer.renew_now,
         on_connected=uploader.retry_now,
     )

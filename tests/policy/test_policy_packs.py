@@ -74,6 +74,21 @@ def test_a_pack_says_what_it_is(name: str) -> None:
     assert all(rule.id.startswith(f"{prefix}-") for rule in compile_pack(pack).rules)
 
 
+def test_a_change_to_a_process_waits_for_two_others() -> None:
+    approval = compile_pack(load_directory(PACKS / "industrial-control")).approvals[
+        "ics-two-people"
+    ]
+    assert (approval.count, approval.separate) == (2, True)
+    assert approval.roles == {"engineer", "safety-officer"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whoever_asked_approves_nothing(name: str) -> None:
+    assert all(
+        each.separate for each in compile_pack(load_directory(PACKS / name)).approvals.values()
+    )
+
+
 def test_the_packs_combine_and_every_case_still_passes() -> None:
     both = combine([load_directory(PACKS / "starter"), load_directory(FRAUD)], "acme")
     assert run_cases(both).complete, str(run_cases(both))

@@ -2,7 +2,7 @@
 
 The leaves stay, and verify; an ERASURE leaf says of which ones the values are gone, and it is
 written in the transaction that destroys them. MUST: nothing is destroyed before its days are over
-on the trusted clock.
+on the trusted clock, nor before its decision has ended.
 """
 
 from __future__ import annotations
@@ -97,12 +97,20 @@ def _due(reader: LogReader, retention: Retention, kind: RetentionClass, cutoff: 
         if place - first >= MAX_SCANNED or len(seqs) >= MAX_LEAVES:
             return _Found(tuple(seqs), place, over=False)
         leaf = decode_leaf(stored.data)
-        if leaf.time_ns > cutoff:
+        if leaf.time_ns > cutoff or _open(reader, leaf):
             return _Found(tuple(seqs), place if place > first else 0, over=True)
         if leaf.sd and _class_of(reader, leaf, retention) == kind.name:
             seqs.append(stored.seq)
         place = stored.seq + 1
     return _Found(tuple(seqs), place if place > first else 0, over=True)
+
+
+def _open(reader: LogReader, leaf: Leaf) -> bool:
+    """Whether its decision has not ended: what is asked is not destroyed while it is answered."""
+    decision = leaf.body.get("decision")
+    if leaf.type is not LeafType.INTENT or not isinstance(decision, str):
+        return False
+    return len(reader.by_decision(decision)) < 2
 
 
 def _class_of(reader: LogReader, leaf: Leaf, retention: Retention) -> str:

@@ -108,12 +108,14 @@ class Session:
         clock: Clock,
         rng: Rng,
         audit_position: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        tell: Callable[[Counts], Counts | None] = lambda counts: counts,
         on_expired: Callable[[], None] = lambda: None,
         on_connected: Callable[[], None] = lambda: None,
     ) -> None:
         """`desired` is filled here; `observed` and `counts` are read here.
 
-        `audit_position` gives (epoch, size) of the audit log for each observation;
+        `audit_position` gives (epoch, size) of the audit log for each observation; `tell` says
+        how counts may be told at the moment that they are sent, None: not at all;
         `on_expired` is called when the coordinator finds our certificate expired, and should
         make the Renewer recover; `on_connected` is called after each welcome, so that others
         who wait for the coordinator need not sit out their backoff.
@@ -126,6 +128,7 @@ class Session:
         self._clock = clock
         self._rng = rng
         self._audit_position = audit_position
+        self._tell = tell
         self._on_expired = on_expired
         self._on_connected = on_connected
         self._wake = asyncio.Event()
@@ -286,7 +289,11 @@ class Session:
     async def _send_counts(self, call: Any, interval: int) -> None:
         version = 0
         while True:
-            version, counts = await self._counts.newer(version)
+            version, found = await self._counts.newer(version)
+            # As it may be told now: what was put under another policy is not told as it was.
+            counts = self._tell(found)
+            if counts is None:
+                continue
             message = telemetry_pb2.Counts(
                 answered=counts.answered,
                 denied=counts.denied,

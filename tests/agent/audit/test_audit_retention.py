@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from exclave_agent.audit import retention
 from exclave_agent.audit.retention import MAX_LEAVES, Retainer
+from exclave_agent.audit.verify import verify_tail
 from exclave_agent.errors import StorageError
 from exclave_agent.ports import LeafDraft
+from exclave_agent.storage.connect import open_reader
+from exclave_agent.storage.leaves import LeafReader
 from exclave_policy.kinds.retention import Retention, RetentionClass
 from exclave_protocol.leaf import Leaf, LeafType, decode_leaf
+from exclave_testing.audit import ORIGIN
 from exclave_testing.clock import FakeClock
-from exclave_testing.homes import Home, execute, state
+from exclave_testing.homes import KEY, Home, execute, state
 
 SHORT = RetentionClass("short", 30, frozenset({"health"}))
 NONE = RetentionClass("none", 0)
@@ -42,6 +48,13 @@ def record(decision: str, retention: str = "short", **body: str) -> LeafDraft:
     )
 
 
+async def decided(home: Home, decision: str, retention: str = "short", **body: str) -> None:
+    """An INTENT with values, and a RESULT without."""
+    await home.log.append(record(decision, retention, **body))
+    intent = str(home.log.size - 1)
+    await home.log.append(LeafDraft("RESULT", {"decision": decision, "intent": intent}))
+
+
 def clock(home: Home) -> FakeClock:
     assert isinstance(home.clock, FakeClock)
     return home.clock
@@ -62,12 +75,12 @@ def later(home: Home, days: float) -> None:
 async def test_values_go_when_their_days_are_over_and_the_leaf_says_so(tmp_path: Path) -> None:
     async with Home(tmp_path) as home:
         chore = Chore(home, SHORT)
-        await home.log.append(record("a"))
-        await home.log.append(record("b", "other"))
+        await decided(home, "a")
+        await decided(home, "b", "other")
         later(home, 29)
-        await home.log.append(record("c"))
+        await decided(home, "c")
         await chore.retainer.run()
-        assert len(await leaves(home)) == 4, "nothing is due"
+        assert len(await leaves(home)) == 7, "nothing is due"
         later(home, 1.5)
         await chore.retainer.run()
         (erased,) = [leaf for leaf in await leaves(home) if leaf.type is LeafType.ERASURE]
@@ -79,17 +92,17 @@ async def test_values_go_when_their_days_are_over_and_the_leaf_says_so(tmp_path:
             "last": "1",
             "leaves": "1",
         }
-        assert [bool(await values(home, seq)) for seq in (1, 2, 3)] == [False, True, True]
+        assert [bool(await values(home, seq)) for seq in (1, 3, 5)] == [False, True, True]
         await chore.retainer.run()
-        assert len(await leaves(home)) == 5, "once"
+        assert len(await leaves(home)) == 8, "once"
     async with Home(tmp_path) as home:  # opening verifies the tail
-        assert home.log.size == 5
+        assert home.log.size == 8
 
 
 async def test_nothing_of_them_is_left_on_the_disk(tmp_path: Path) -> None:
     async with Home(tmp_path) as home:
         chore = Chore(home, NONE)
-        await home.log.append(record("a", "none"))
+        await decided(home, "a", "none")
         ((sealed,),) = execute(state(tmp_path), "SELECT sealed FROM leaf WHERE id & 0xffff = 1")
         assert isinstance(sealed, bytes) and found(tmp_path, sealed)
         later(home, 0.01)
@@ -108,7 +121,7 @@ async def test_a_log_that_somebody_reads_is_emptied_by_the_next_run(tmp_path: Pa
     async with Home(tmp_path) as home:
         chore = Chore(home, NONE)
         chore.truncated = False
-        await home.log.append(record("a", "none"))
+        await decided(home, "a", "none")
         ((sealed,),) = execute(state(tmp_path), "SELECT sealed FROM leaf WHERE id & 0xffff = 1")
         assert isinstance(sealed, bytes)
         later(home, 0.01)
@@ -122,7 +135,7 @@ async def test_many_go_in_bounded_steps(tmp_path: Path) -> None:
     async with Home(tmp_path) as home:
         chore = Chore(home, NONE)
         for number in range(MAX_LEAVES + 3):
-            await home.log.append(record(f"d{number}", "none"))
+            await decided(home, f"d{number}", "none")
         later(home, 1)
         await chore.retainer.run()
         erased = [leaf for leaf in await leaves(home) if leaf.type is LeafType.ERASURE]
@@ -133,7 +146,7 @@ async def test_a_clock_that_steps_back_ends_nothing_early(tmp_path: Path) -> Non
     async with Home(tmp_path) as home:
         chore = Chore(home, SHORT)
         later(home, 100)
-        await home.log.append(record("a"))
+        await decided(home, "a")
         later(home, -90)
         await chore.retainer.run()
         assert await values(home, 1)
@@ -142,7 +155,7 @@ async def test_a_clock_that_steps_back_ends_nothing_early(tmp_path: Path) -> Non
 async def test_another_policy_ends_them_sooner_or_later(tmp_path: Path) -> None:
     async with Home(tmp_path) as home:
         chore = Chore(home, SHORT)
-        await home.log.append(record("a"))
+        await decided(home, "a")
         later(home, 10)
         chore.retention = keeping(RetentionClass("short", 365))
         await chore.retainer.run()
@@ -165,10 +178,51 @@ async def test_records_from_before_go_by_their_label(tmp_path: Path) -> None:
             "RESULT", {"decision": "a", "intent": "1"}, {"output": "raw"}, "patient-7"
         )
         await home.log.append(answer)
-        await home.log.append(record("b", "", data_class="other"))
+        await decided(home, "b", "", data_class="other")
         later(home, 31)
         await chore.retainer.run()
         assert [bool(await values(home, seq)) for seq in (1, 2, 3)] == [False, False, True]
+
+
+async def test_what_is_asked_stays_while_it_is_answered(tmp_path: Path) -> None:
+    async with Home(tmp_path) as home:
+        chore = Chore(home, NONE)
+        await decided(home, "a", "none")
+        await home.log.append(record("slow", "none"))
+        await decided(home, "b", "none")
+        later(home, 1)
+        await chore.retainer.run()
+        assert [bool(await values(home, seq)) for seq in (1, 3, 4)] == [False, True, True]
+        await home.log.append(LeafDraft("RESULT", {"decision": "slow", "intent": "3"}))
+        await chore.retainer.run()
+        assert [bool(await values(home, seq)) for seq in (3, 4)] == [False, False]
+
+
+async def test_many_others_are_walked_past_in_bounded_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "MAX_SCANNED", 3)
+    async with Home(tmp_path) as home:
+        chore = Chore(home, SHORT)
+        for number in range(20):
+            await decided(home, f"o{number}", "other")
+        await decided(home, "a")
+        later(home, 31)
+        await chore.retainer.run()
+        assert not await values(home, 41)
+        assert await values(home, 39)
+
+
+async def test_the_whole_log_verifies_without_them(tmp_path: Path) -> None:
+    async with Home(tmp_path) as home:
+        chore = Chore(home, NONE)
+        for number in range(9):
+            await decided(home, f"d{number}", "none")
+        later(home, 1)
+        await chore.retainer.run()
+    with closing(open_reader(state(tmp_path))) as connection:
+        found = verify_tail(LeafReader(connection, None, 1), origin=ORIGIN, epoch=1, key=KEY)
+    assert found.size == 20
 
 
 async def test_what_could_not_be_recorded_was_not_destroyed(
@@ -176,7 +230,7 @@ async def test_what_could_not_be_recorded_was_not_destroyed(
 ) -> None:
     async with Home(tmp_path) as home:
         chore = Chore(home, NONE)
-        await home.log.append(record("a", "none"))
+        await decided(home, "a", "none")
         later(home, 1)
 
         def refuse(*_: object) -> None:

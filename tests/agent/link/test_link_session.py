@@ -54,6 +54,7 @@ class World:
         self.desired, self.observed = Latest[Desired](), Latest[Observed]()
         self.counts = Latest[Counts]()
         self.channels = Channels(self.store)
+        self.tell: Callable[[Counts], Counts | None] = lambda counts: counts
         self.session = Session(
             self.channels,
             Greeting("1.2.3", "b" * 32, ("llama", "onnx")),
@@ -63,6 +64,7 @@ class World:
             clock=self.clock,
             rng=self.rng,
             audit_position=lambda: (1, 42),
+            tell=lambda counts: self.tell(counts),
             on_expired=self._count_expired,
             on_connected=self._count_connected,
         )
@@ -185,6 +187,28 @@ async def test_counts_go_up_no_faster_than_asked(world: World) -> None:
     assert got == [1]
     await world.clock.advance(1)
     await world.until(lambda: got == [1, 4])
+
+
+async def test_counts_are_told_as_they_may_be_at_that_moment(world: World) -> None:
+    """What was counted under another policy does not go up as it was, on no new stream either."""
+    got: list[int] = []
+
+    async def script(stream: FakeStream, owner: FakeCoordinator) -> AsyncIterator[Any]:
+        async for message in stream.incoming:
+            got.append(message.counts.answered)
+        yield
+
+    world.coordinator.script = script
+    world.tell = lambda counts: None
+    world.counts.put(Counts(answered=7))
+    world.counts.put(Counts(answered=8))
+    await world.clock.until_sleepers(0)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert got == []
+    world.tell = lambda counts: Counts(answered=counts.answered - counts.answered % 5)
+    world.counts.put(Counts(answered=9))
+    await world.until(lambda: got == [5])
 
 
 async def test_backoff_doubles_to_five_minutes(world: World) -> None:
