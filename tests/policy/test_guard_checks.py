@@ -138,6 +138,14 @@ def test_a_judge_that_is_content(reply: str) -> None:
     assert JsonSchema(JUDGE_SCHEMA).fault(reply) == ""
 
 
+def test_a_grade_at_the_bound_is_enough() -> None:
+    for grade in range(101):
+        check = JudgeCheck("m", "{output}", grade / 100)
+        assert judged("held", 0, check, f'{{"grade": {grade}}}') is None
+        if grade:
+            assert judged("held", 0, check, f'{{"grade": {grade - 1}}}') is not None
+
+
 @pytest.mark.parametrize(
     "reply",
     [

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from exclave_policy.guards.grounding import missing
-from exclave_policy.guards.personal import MAX_TEXT, TooLong
+from exclave_policy.guards.grounding import MAX_GROUNDED, missing
+from exclave_policy.guards.personal import TooLong
 from exclave_policy.kinds.validators import QUOTED
 
 
@@ -34,6 +34,14 @@ from exclave_policy.kinds.validators import QUOTED
         ("3 items, 2nd of 5, at 14:30", "nothing"),
         ("the 21st", "nothing"),
         ("no numbers at all", ""),
+        ("on 2026-12-31T10:30:00Z", "31.12.2026"),
+        ("100EUR, EUR100, 5.99EUR", "100 EUR and 5,99 EUR"),
+        ("100-200 days", "100-200 days"),
+        ("100 200", "100, then 200"),
+        (" ".join(["123"] * 30), " ".join(["123"] * 30)),
+        (".50 EUR", "0.50"),
+        ("250kg", "250 kg"),
+        ("1,234,567.89", "1.234.567,89"),
     ],
 )
 def test_another_writing_of_the_same_is_the_same(text: str, source: str) -> None:
@@ -48,6 +56,13 @@ def test_another_writing_of_the_same_is_the_same(text: str, source: str) -> None
         ("5 %", "nothing", {"amounts": 1}),
         ("99 EUR", "1.99", {"amounts": 1}),
         ("20 and 30 and 20", "nothing", {"amounts": 2}),
+        ("1.5", "15", {"amounts": 1}),
+        ("15", "1.5", {"amounts": 1}),
+        ("€1k and 10km", "nothing", {"amounts": 2}),
+        (".50 EUR", "50", {"amounts": 1}),
+        ("12345 EUR", "ORD-12345", {"amounts": 1}),
+        ("2026 EUR", "2026-01-02", {"amounts": 1}),
+        ("ORDER1", "ORDER2", {"ids": 1}),
         ("order ORD-1234", "ORD-12345", {"ids": 1}),
         ("order ORD-12346", "ORD-12345", {"ids": 1}),
         ("order 2345-ORD", "ORD-12345", {"ids": 1}),
@@ -74,7 +89,7 @@ def test_a_quoted_amount_is_never_missing(amount: Decimal) -> None:
 
 @given(AMOUNT, AMOUNT)
 def test_another_amount_is_missing(amount: Decimal, other: Decimal) -> None:
-    assume(amount != other and amount * 1000 != other and other * 1000 != amount)
+    assume(amount != other)
     assert missing(f"You get {amount} EUR.", f"total {other} EUR", QUOTED) == {"amounts": 1}
 
 
@@ -89,6 +104,6 @@ def test_numbers_and_marks_in_any_order_are_grounded_in_themselves(text: str) ->
 
 
 def test_a_long_text_is_refused() -> None:
-    for pair in (("x" * (MAX_TEXT + 1), ""), ("", "x" * (MAX_TEXT + 1))):
+    for pair in (("x" * (MAX_GROUNDED + 1), ""), ("", "x" * (MAX_GROUNDED + 1))):
         with pytest.raises(TooLong):
             missing(*pair, QUOTED)

@@ -101,6 +101,12 @@ def test_conditions_see_what_is_in_the_text() -> None:
     assert report(given | {"texts": {"input": CARD}}).ok, "what is given counts"
 
 
+def test_a_denied_request_meets_no_guard() -> None:
+    denied = {"allowed": False, "rule": "no-cards"}
+    (failure,) = report(case({"input": CARD}, **denied, validators={"input": "passes"})).failures
+    assert "a denied request meets none" in failure.text
+
+
 def test_what_no_case_saw_is_named() -> None:
     found = report(case({"input": "hello"}))
     assert "validator words never passes" in found.unguarded
@@ -122,6 +128,8 @@ def test_what_no_case_saw_is_named() -> None:
         (case({"input": "x"}, redacted={"emial": 1}), "unknown field"),
         (case({"input": "x"}, redacted={"email": 0}), "out of range"),
         (case({"input": "x"}, refused="passport"), "is not allowed here"),
+        (case({"input": "x", "grades": {"words": "1"}}), "unknown field"),
+        (case({"input": "x", "tensors": {"q": "1"}}), "unknown field"),
     ],
 )
 def test_malformed_ones_are_refused(bad: dict[str, Any], message: str) -> None:

@@ -145,7 +145,7 @@ def judged(name: str, place: int, check: JudgeCheck, reply: str) -> Failure | No
         grade = told.get("grade") if isinstance(told, dict) else None
     if isinstance(grade, bool) or not isinstance(grade, int) or not 0 <= grade <= 100:
         return Failure(name, "judge", place, "the judge did not answer with a grade")
-    if grade < check.least * 100:
+    if grade / 100 < check.least:
         reason = f"the judge graded it {grade} of 100, less than {check.least * 100:g}"
         return Failure(name, "judge", place, reason)
     return None

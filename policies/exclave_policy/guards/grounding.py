@@ -12,10 +12,12 @@ from datetime import date
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
-from exclave_policy.guards.personal import MAX_TEXT, TooLong
+from exclave_policy.guards.personal import TooLong
 from exclave_policy.guards.reading import read
 from exclave_policy.kinds.validators import Quoted
 
+MAX_GROUNDED: Final = 256 * 1024
+"""Most characters of either text."""
 SMALLEST: Final = 10
 """A plain whole number below it is a count or an ordinal, and quotes nothing."""
 _WINDOW: Final = 8
@@ -39,7 +41,8 @@ _NAMES: Final = "|".join(sorted(_MONTH_OF, key=len, reverse=True))
 _EDGE = r"(?<![0-9A-Za-z])"
 _END = r"(?![0-9A-Za-z])"
 _DATES = re.compile(
-    rf"{_EDGE}(?:(?P<y>[0-9]{{4}})[-/.](?P<m>[0-9]{{1,2}})[-/.](?P<d>[0-9]{{1,2}})|"
+    rf"{_EDGE}(?:(?P<y>[0-9]{{4}})[-/.](?P<m>[0-9]{{1,2}})[-/.](?P<d>[0-9]{{1,2}})"
+    rf"(?:T[0-9]{{2}}:[0-9]{{2}}(?::[0-9]{{2}})?(?:\.[0-9]+)?(?:Z|[+-][0-9]{{2}}:?[0-9]{{2}})?)?|"
     rf"(?P<a>[0-9]{{1,2}})(?P<s>[-/.]) ?(?P<b>[0-9]{{1,2}})(?P=s) ?(?P<c>[0-9]{{4}}|[0-9]{{2}})|"
     rf"(?P<d2>[0-9]{{1,2}})(?:\.|st|nd|rd|th|er|º)? (?:de |of )?(?P<m2>{_NAMES})\.?,? "
     rf"(?:de |del )?(?P<y2>[0-9]{{4}})|"
@@ -54,14 +57,25 @@ _IDS = re.compile(
 )
 _TIMES = re.compile(rf"{_EDGE}[0-9]{{1,2}}:[0-9]{{2}}(?::[0-9]{{2}})?{_END}")
 _ORDINALS = re.compile(rf"{_EDGE}[0-9]{{1,4}}(?:st|nd|rd|th|er|ème|º|ª)(?![0-9A-Za-z])")
-_CURRENCY = r"[$€£¥₹]|\b(?:EUR|USD|GBP|CHF|JPY|SEK|NOK|DKK|PLN|CZK|INR|CAD|AUD)\b"
-_NUMBERS = re.compile(
-    rf"(?P<before>(?:{_CURRENCY}) ?)?(?<![0-9A-Za-z.,])(?P<number>[0-9]+"
-    r"(?:[.,'\u2019\u00a0 ][0-9]{3}(?![0-9]))*(?:[.,][0-9]+)?)(?![0-9A-Za-z])"
-    rf"(?P<after> ?(?:{_CURRENCY}|%))?"
+_CODES: Final = "EUR|USD|GBP|CHF|JPY|SEK|NOK|DKK|PLN|CZK|INR|CAD|AUD"
+_CURRENCY: Final = rf"[$€£¥₹]|\b(?:{_CODES})\b"
+_MEASURED = re.compile(
+    # A number with what it counts is no id, though both are letters and digits.
+    rf"(?:{_CODES})?[0-9]+(?:{_CODES}|[kmcn]?[mgl]|k|m|bn|k?wh?|mwh?|[kmgt]b|h|min|ms|s|pcs|x)?",
+    re.IGNORECASE,
 )
-_ANY_NUMBER = re.compile(r"[0-9]+(?:[.,'\u2019\u00a0 ][0-9]{3}(?![0-9]))*(?:[.,][0-9]+)?")
-_WHOLE = re.compile(r"(?<![0-9.,])[0-9]{1,40}(?![0-9]|[.,][0-9])")
+_NUMBERS = re.compile(
+    rf"(?P<before>(?:{_CURRENCY}|(?<![0-9A-Za-z])(?:{_CODES})) ?)?"
+    r"(?:(?<=[A-Z]{3})|(?<![0-9A-Za-z])(?<![0-9][.,]))"
+    r"(?P<number>(?:[.,](?=[0-9]))?[0-9]+(?:[.,'\u2019\u00a0 ][0-9]{3}(?![0-9])){0,5}"
+    r"(?:[.,][0-9]+)?)(?![0-9])"
+    rf"(?P<after> ?(?:{_CURRENCY}|%)|(?:{_CODES})\b)?"
+)
+_ANY_NUMBER = re.compile(
+    r"(?:[.,](?=[0-9]))?[0-9]+(?:[.,'\u2019\u00a0 ][0-9]{3}(?![0-9])){0,5}(?:[.,][0-9]+)?"
+)
+_GROUPED = re.compile(r"([.,])(?=[0-9]{3}(?![0-9]))")
+_WHOLE = re.compile(r"(?<![0-9])(?<![0-9][.,])[0-9]{1,40}(?![0-9]|[.,][0-9])")
 _RUN = re.compile(r"[0-9A-Za-z]+")
 
 
@@ -69,11 +83,11 @@ def missing(text: str, source: str, quotes: Collection[Quoted]) -> dict[Quoted, 
     """How many different amounts, dates and ids `text` quotes that are not in `source`; only the
     kinds of `quotes`, and of those only what is missing.
 
-    Raises: TooLong beyond MAX_TEXT.
+    Raises: TooLong beyond MAX_GROUNDED.
     """
     for each in (text, source):
-        if len(each) > MAX_TEXT:
-            raise TooLong(f"{len(each)} characters are more than {MAX_TEXT}")
+        if len(each) > MAX_GROUNDED:
+            raise TooLong(f"{len(each)} characters are more than {MAX_GROUNDED}")
     said, known = read(text).text, read(source).text
     found: dict[Quoted, int] = {}
     dated = list(_dated(said))
@@ -84,8 +98,7 @@ def missing(text: str, source: str, quotes: Collection[Quoted]) -> dict[Quoted, 
     if "ids" in quotes:
         _count(found, "ids", _unknown_ids(set(ids.values()), known))
     if "amounts" in quotes:
-        said = _TIMES.sub(" ; ", _ORDINALS.sub(" ; ", _blanked(said, ids)))
-        _count(found, "amounts", _unknown_amounts(said, known))
+        _count(found, "amounts", _unknown_amounts(_blanked(said, ids), known))
     return found
 
 
@@ -144,9 +157,9 @@ def _identified(text: str) -> Iterator[tuple[tuple[int, int], str]]:
     """Where ids are, and their letters and digits."""
     for found in _IDS.finditer(text):
         normal = _normal(found.group())
-        digits = sum(each.isdigit() for each in normal)
-        plain = found.group().isdigit()
-        if len(normal) >= 5 and digits and not plain and (digits > 1 or len(normal) >= 8):
+        digits = any(each.isdigit() for each in normal)
+        plain = found.group().isdigit() or _MEASURED.fullmatch(found.group())
+        if len(normal) >= 5 and digits and not plain:
             yield found.span(), normal
 
 
@@ -173,30 +186,60 @@ def _unknown_ids(wanted: set[str], source: str) -> int:
 
 
 def _unknown_amounts(text: str, source: str) -> int:
-    known = {value for each in _ANY_NUMBER.finditer(source) for value in _values(each.group())}
-    known |= {Decimal(each) for each in _WHOLE.findall(source)}
-    unknown: set[frozenset[Decimal]] = set()
+    """`text`: without its dates and ids."""
+    undated = _blanked(source, [span for span, _ in _dated(source)])
+    ids = dict(_identified(undated))
+    quoted = {values for _, values in _quoted(_blanked(undated, ids))}
+    lettered = [span for span, normal in ids.items() if not normal.isdigit()]
+    known = _amounts(_blanked(undated, lettered))
+    return len(
+        {
+            values
+            for written, values in _quoted(text)
+            if values not in quoted
+            and known.isdisjoint(values)
+            and not _parts_known(written, known)
+        }
+    )
+
+
+def _quoted(text: str) -> Iterator[tuple[str, frozenset[Decimal]]]:
+    """Amounts as they are written, and what each can mean."""
+    text = _TIMES.sub(" ; ", _ORDINALS.sub(" ; ", text))
     for found in _NUMBERS.finditer(text):
         written = found.group("number")
         small = written.isdigit() and len(written) < 3 and int(written) < SMALLEST
-        if small and not (found.group("before") or found.group("after")):
-            continue
-        values = frozenset(_values(written))
-        if known.isdisjoint(values):
-            unknown.add(values)
-    return len(unknown)
+        if not small or found.group("before") or found.group("after"):
+            yield written, frozenset(_values(written))
+
+
+def _amounts(source: str) -> set[Decimal]:
+    """Every number of the source, but for those within dates and ids, which count nothing."""
+    known = {value for each in _ANY_NUMBER.finditer(source) for value in _values(each.group())}
+    return known | {Decimal(each) for each in _WHOLE.findall(source)}
+
+
+def _parts_known(written: str, known: Collection[Decimal]) -> bool:
+    """Numbers beside each other may be one with spaces in it, or several."""
+    parts = written.replace("\u00a0", " ").split(" ")
+    return len(parts) > 1 and all(_is_known(part, known) for part in parts)
+
+
+def _is_known(written: str, known: Collection[Decimal]) -> bool:
+    return any(value in known for value in _values(written))
 
 
 def _values(written: str) -> Iterator[Decimal]:
-    """What a number can mean: "1,234" is one thousand and something, or one and something."""
+    """What a number can mean: "1,234" is one thousand and something, or one and something; a mark
+    before three digits may group them, any other one begins the fraction."""
     if len(written) > 64:
         return
     plain = re.sub("['\u2019\u00a0 ]", "", written)
-    readings = {plain.replace(",", ""), plain.replace(".", "").replace(",", ".")}
-    for reading in readings:
-        if reading.count(".") > 1:
+    for grouping, point in ((",", "."), (".", ",")):
+        reading = _GROUPED.sub(lambda m, g=grouping: "" if m.group() == g else m.group(), plain)
+        if grouping in reading or reading.count(point) > 1:
             continue
         try:
-            yield Decimal(reading)
+            yield Decimal(reading.replace(point, "."))
         except InvalidOperation:
             continue

@@ -157,6 +157,8 @@ def run_cases(pack: Pack) -> CasesReport:
             outcome = guarded(policy, case.request, decision, case.texts)
             watched.take(outcome)
             text = text or difference(case.expected.guards, outcome)
+        elif case.expected.guards.any:
+            text = text or "guards are expected to do something, and a denied request meets none"
         if text:
             failures.append(CaseFailure(case.name, case.file, case.line, text))
     return CasesReport(
@@ -263,7 +265,7 @@ def _case(node: Node, path: str, policy: CompiledPolicy, report: Report) -> Case
     # After a missing field (already reported) the rest is read into a scratch report.
     scratch = Report(report.file)
     asked = as_given(given or empty, f"{path}.given", report if given else scratch)
-    request, texts = read_given(asked), read_texts(fields, "texts")
+    request, texts = read_given(asked), read_texts(fields, "texts", policy)
     if texts is not None:
         says_so = asked.get("personal") is not None or asked.get("injection") is not None
         request = seen_in(request, texts, says_so)

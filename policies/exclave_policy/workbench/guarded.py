@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from exclave_policy.evaluate import CompiledPolicy
@@ -13,10 +13,10 @@ from exclave_policy.guards.checks import NAMES, CompiledValidator, Failure, Mate
 from exclave_policy.guards.tokens import Tokens
 from exclave_policy.kinds.numbers import fraction
 from exclave_policy.kinds.redactions import KINDS
+from exclave_policy.kinds.validators import ConfidenceCheck, JudgeCheck
 from exclave_policy.model import Decision, Request
 from exclave_policy.schema import activation
 from exclave_policy.source import Mapping as Entries
-from exclave_policy.source import Node
 
 MAX_TEXT = 64 * 1024
 """Most characters of one text of a case."""
@@ -146,7 +146,7 @@ def difference(expected: ExpectedGuards, got: Outcome) -> str:
 # --- reading -------------------------------------------------------------------------------------
 
 
-def read_texts(parent: Fields, name: str) -> Texts | None:
+def read_texts(parent: Fields, name: str, policy: CompiledPolicy) -> Texts | None:
     """The texts of a case; None where it has none."""
     node = parent.get(name)
     if node is None:
@@ -158,13 +158,28 @@ def read_texts(parent: Fields, name: str) -> Texts | None:
         input=fields.text("input", limit=MAX_TEXT),
         output=None if output is None else fields.text("output", limit=MAX_TEXT),
         confidence=fraction(fields, "confidence") if fields.get("confidence") else None,
-        tensors=_fractions(fields, "tensors"),
-        grades=_fractions(fields, "grades"),
+        tensors=_fractions(fields, "tensors", _tensors(policy)),
+        grades=_fractions(fields, "grades", _judged(policy)),
     )
 
 
-def _fractions(parent: Fields, name: str) -> dict[str, float]:
-    inner = _entries(parent, name, None)
+def _judged(policy: CompiledPolicy) -> tuple[str, ...]:
+    """Validators that ask a judge."""
+    return tuple(
+        each.name
+        for each in policy.validators.values()
+        if any(isinstance(check, JudgeCheck) for check in each.checks)
+    )
+
+
+def _tensors(policy: CompiledPolicy) -> tuple[str, ...]:
+    checks = (check for each in policy.validators.values() for check in each.checks)
+    found = (check.tensor for check in checks if isinstance(check, ConfidenceCheck))
+    return tuple(dict.fromkeys(name for name in found if name))
+
+
+def _fractions(parent: Fields, name: str, known: tuple[str, ...]) -> dict[str, float]:
+    inner = _entries(parent, name, known)
     return {} if inner is None else {name: fraction(inner, name) or 0.0 for name in _names(inner)}
 
 
@@ -190,14 +205,11 @@ def read_expected(fields: Fields, policy: CompiledPolicy) -> ExpectedGuards:
     )
 
 
-def _entries(parent: Fields, name: str, known: object) -> Fields | None:
-    node: Node | None = parent.get(name)
+def _entries(parent: Fields, name: str, known: Iterable[str]) -> Fields | None:
+    node = parent.get(name)
     if node is None:
         return None
-    names = tuple(known) if isinstance(known, Mapping | tuple) else None
-    if names is None and isinstance(node, Entries):
-        names = tuple(node.fields)
-    return Fields(node, parent.at(name), parent.report, known=names or ())
+    return Fields(node, parent.at(name), parent.report, known=tuple(known))
 
 
 def _names(fields: Fields) -> list[str]:
