@@ -74,7 +74,6 @@ _NUMBERS = re.compile(
 _ANY_NUMBER = re.compile(
     r"(?:[.,](?=[0-9]))?[0-9]+(?:[.,'\u2019\u00a0 ][0-9]{3}(?![0-9])){0,5}(?:[.,][0-9]+)?"
 )
-_GROUPED = re.compile(r"([.,])(?=[0-9]{3}(?![0-9]))")
 _WHOLE = re.compile(r"(?<![0-9])(?<![0-9][.,])[0-9]{1,40}(?![0-9]|[.,][0-9])")
 _RUN = re.compile(r"[0-9A-Za-z]+")
 
@@ -236,7 +235,7 @@ def _values(written: str) -> Iterator[Decimal]:
         return
     plain = re.sub("['\u2019\u00a0 ]", "", written)
     for grouping, point in ((",", "."), (".", ",")):
-        reading = _GROUPED.sub(lambda m, g=grouping: "" if m.group() == g else m.group(), plain)
+        reading = re.sub(rf"[{grouping}](?=[0-9]{{3}}(?![0-9]))", "", plain)
         if grouping in reading or reading.count(point) > 1:
             continue
         try:
