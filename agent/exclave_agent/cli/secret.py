@@ -82,6 +82,4 @@ def _secrets(home: Path | None) -> Secrets:
 
     folder = load_settings(home).home
     claim(folder)
-    secrets = Secrets(folder)
-    secrets.take_over()
-    return secrets
+    return Secrets(folder)

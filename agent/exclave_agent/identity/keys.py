@@ -104,9 +104,10 @@ def write_private(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
-def write_key(path: Path, data: bytes) -> None:
-    """As `write_private`, sealed where this process can seal. Raises: IdentityError."""
-    write_private(path, sealing.current().seal(path.name, data))
+def write_key(path: Path, data: bytes, *, name: str = "") -> None:
+    """As `write_private`, sealed where this process can seal. `name`: what the file is going to
+    be called, to which the seal is bound. Raises: IdentityError."""
+    write_private(path, sealing.current().seal(name or path.name, data))
 
 
 def seal_keys(folder: Path, names: Iterable[str]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ open. `secrets.key` is sealed with the agent's other private keys. A systemd cre
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -25,6 +26,8 @@ from exclave_agent.identity.keys import read_private, write_key, write_private
 from exclave_agent.identity.store import SECRETS_KEY, identity_folder
 from exclave_protocol.endpoint import check_secret_name
 from exclave_protocol.errors import ReleaseError
+
+log = logging.getLogger(__name__)
 
 CREDENTIAL: Final = "exclave-remote-"
 MAX_SECRET: Final = 8192
@@ -146,18 +149,26 @@ class Secrets:
             path.unlink()
 
     def take_over(self) -> tuple[str, ...]:
-        """Encrypt what a former version left as it was; the names of those. Blocking.
+        """Encrypt what a former version left as it was; the names of those. Blocking. One that is
+        damaged stays as it is, and whoever uses it is told: the others must not wait for it.
 
         A kill between the two steps leaves both files, and the next call ends it: what a former
-        version wrote after a downgrade is the newer secret. Raises: IdentityError, OSError.
+        version wrote after a downgrade is the newer secret. Raises: OSError; IdentityError when
+        nothing can be encrypted.
         """
-        names = self._former()
-        for name in names:
+        taken: list[str] = []
+        for name in self._former():
             former, path = self._former_path(name), self._path(name)
             if not path.exists() or path.stat().st_mtime_ns < former.stat().st_mtime_ns:
-                self._write(name, self._read_former(former))
+                try:
+                    secret = self._read_former(former)
+                except IdentityError as error:
+                    log.warning("secret %s is not taken over: %s", name, error.message)
+                    continue
+                self._write(name, secret)
             former.unlink()
-        return names
+            taken.append(name)
+        return tuple(taken)
 
     # --- files ---------------------------------------------------------------------------------
 
@@ -230,11 +241,28 @@ class Secrets:
                     "from a backup, or remove identity/secrets and set every secret anew"
                 )
             self._identity.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_key(path, os.urandom(KEY_BYTES))
+            _make_once(path)
         secret = read_private(path)
         if len(secret) != KEY_BYTES:
             raise _damaged(f"{SECRETS_KEY} holds {len(secret)} bytes, not {KEY_BYTES}")
         return _hkdf(secret, info)
+
+
+def _make_once(path: Path) -> None:
+    """Make the key file; of two who make it at once, one's is kept, and both use that."""
+    draft = path.with_name(f".{path.name}.{os.urandom(8).hex()}.new")
+    write_key(draft, os.urandom(KEY_BYTES), name=path.name)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass  # the other one's
+    finally:
+        draft.unlink()
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _hkdf(secret: bytes, info: bytes) -> bytes:
@@ -247,7 +275,10 @@ def _text(name: str, data: bytes) -> str:
     except UnicodeDecodeError:
         text = ""
     if not _SECRET.fullmatch(text):
-        raise _damaged(f"{name} holds no secret of printable ASCII characters")
+        raise _damaged(
+            f"{name} holds no secret of printable ASCII characters: set it anew with "
+            "exclave-agent secret set"
+        )
     return text
 
 

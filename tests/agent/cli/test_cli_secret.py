@@ -6,6 +6,7 @@ import base64
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,31 @@ def test_a_sealed_one_of_a_former_version_is_taken_over(home: Path) -> None:
     assert private_keys(home / "identity") == (*PRIVATE_KEYS, "remote-main.key")
     Secrets(home, {}).take_over()
     assert Secrets(home, {}).get("main") == KEY
+
+
+def test_a_damaged_one_of_a_former_version_holds_up_nothing(home: Path) -> None:
+    leave(former(home), b"two words")
+    leave(former(home, "good"), KEY.encode())
+    assert Secrets(home, {}).take_over() == ("good",)
+    assert Secrets(home, {}).get("good") == KEY
+    with pytest.raises(IdentityError, match="exclave-agent secret set"):
+        Secrets(home, {}).get("main")
+    assert run(home, "list")[1].split() == ["good", "home", "main", "home"]
+    assert run(home, "set", "main", given=KEY)[0] == 0
+    assert Secrets(home, {}).get("main") == KEY and not former(home).exists()
+
+
+def test_two_who_set_the_first_secrets_at_once_keep_both(home: Path) -> None:
+    def put(number: int) -> None:
+        Secrets(home, {}).set(f"s{number}", f"{KEY}-{number}")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(put, range(16)))
+    secrets = Secrets(home, {})
+    assert [secrets.get(f"s{number}") for number in range(16)] == [
+        f"{KEY}-{number}" for number in range(16)
+    ]
+    assert [path.name for path in (home / "identity").glob(".*")] == []
 
 
 def test_keys_of_redactions(home: Path) -> None:

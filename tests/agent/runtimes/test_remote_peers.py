@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
+import logging
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from exclave_agent.api.server import serving
@@ -119,6 +122,16 @@ async def test_eight_at_a_time(opened: Opened, agent: tuple[LocalApi, str]) -> N
 # --- llama.cpp's own server ------------------------------------------------------------------
 
 
+async def answering(url: str) -> None:
+    """Return once the server takes requests: it says where it listens a little before."""
+    async with httpx.AsyncClient() as client:
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                if (await client.get(f"{url}/health")).status_code == 200:
+                    return
+            await asyncio.sleep(0.05)
+
+
 @pytest.fixture
 async def llama_server() -> AsyncIterator[str]:
     """Its URL; a process of its own, as it would be."""
@@ -136,6 +149,7 @@ async def llama_server() -> AsyncIterator[str]:
         async with asyncio.timeout(60):
             while not (line := (await process.stdout.readline()).decode()).startswith("http"):
                 assert line, "llama.cpp's server did not start"
+            await answering(line.strip())
         yield f"{line.strip()}/v1"
     finally:
         process.kill()
@@ -263,6 +277,36 @@ async def test_the_far_agent_never_sees_what_is_redacted(
         assert (refused.status_code, refused.headers["x-exclave-guard"]) == (422, "hidden")
         assert refused.json()["error"]["code"] == "input_refused"
         assert card not in refused.text and len(far.models.requests) == 1
+
+
+async def test_a_secret_is_in_nothing_that_is_kept_or_told(
+    opened: Opened, agent: tuple[LocalApi, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Used, refused and missing: neither log, record, values, metrics nor answers hold it."""
+    caplog.set_level(logging.DEBUG)
+    _, url = agent
+    canary = "sk-canary-7c1f0a9d44e2"
+    forms = (canary, canary.encode().hex(), base64.b64encode(canary.encode()).decode()[:-4])
+    async with relay(opened, url) as near, near.client() as client:
+        labelled = {"x-exclave-data-class": "public"}
+        told = [await client.post("/v1/chat/completions", json=chat("hi"), headers=labelled)]
+        opened.keys.set("main", canary)  # which the far agent does not know
+        told.append(await client.post("/v1/chat/completions", json=chat("hi"), headers=labelled))
+        assert [each.status_code for each in told] == [200, 502]
+        (grant,) = near.log.of_type("INTENT")[-1].body["grants"]  # type: ignore[misc]  # JSON
+        assert "'use_secret', 'name': 'main'" in str(grant), "by name, and recorded"
+        kept = [
+            caplog.text,
+            *(each.text + str(each.headers) for each in told),
+            str(near.log.drafts),
+            near.public_bytes().decode(),
+            near.metrics.render().decode(),
+            str(near.releases.active),
+        ]
+    kept += [
+        path.read_bytes().decode("latin-1") for path in opened.home.rglob("*") if path.is_file()
+    ]
+    assert not [form for form in forms for text in kept if form in text]
 
 
 async def test_the_far_agents_failure_is_one_of_a_remote_model(
