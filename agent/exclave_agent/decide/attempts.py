@@ -53,6 +53,8 @@ class Attempts(Generic[E]):
         """The last one that let another target be asked."""
         self.escalated: GuardFailed | None = None
         """What hands the decision to a person, instead of an answer."""
+        self._unrepaired: GuardFailed | None = None
+        """Why the target that is asked now is asked once more."""
         self._on_ask = on_ask
         self._examiner = examiner
 
@@ -78,13 +80,16 @@ class Attempts(Generic[E]):
                 contender.failed(error)
                 if self._left:
                     raise
-                if isinstance(error, GuardFailed) and self._settled(contender, error):
+                # A repair that did not come about is one that failed: the validator's word holds.
+                unrepaired = self._unrepaired if may_fall_back(error) else None
+                ends = unrepaired or error
+                if isinstance(ends, GuardFailed) and self._settled(contender, ends):
                     if self.escalated is not None:
                         return
                     continue
-                if not may_fall_back(error):
-                    raise
-                self.error = error
+                if not may_fall_back(ends):
+                    raise ends from None
+                self.error, self._unrepaired = ends, None
                 continue
             except BaseException as error:  # cancellation too: its permit must end
                 contender.failed(error)
@@ -107,10 +112,11 @@ class Attempts(Generic[E]):
         """Whether a failed validator is answered here: by asking once more, or by a person."""
         choice = contender.choice
         again = error.repair and not choice.repaired
+        again = again and choice.breaker.admits(self._clock.monotonic())
         if again and self.job.repair(choice, contender.draft, error.reasons):
             choice.repaired = True
             self._queue.appendleft(choice)
-            self.error = error
+            self.error = self._unrepaired = error
             return True
         if error.otherwise == "escalate":
             self.escalated = error
@@ -129,7 +135,7 @@ class Attempts(Generic[E]):
                 return None
             permit = choice.breaker.acquire(now)
             assert permit is not None, "nothing ran since it was admitted"
-            self._asked += 1
+            self._asked += not choice.repaired
             times = Times(self._clock, self._deadline, choice.target.timeout_ms)
             events = self.job.ask(self._models, choice, times.left())
             draft = self.job.draft(choice)

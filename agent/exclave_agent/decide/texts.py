@@ -100,8 +100,9 @@ def _message(message: Message, rewrite: Rewrite) -> Message:
         message,
         content=rewrite(message.content),
         name=rewrite(message.name),
+        tool_call_id=rewrite(message.tool_call_id),
         tool_calls=tuple(
-            ToolCall(made.id, rewrite(made.name), rewrite(made.arguments))
+            ToolCall(rewrite(made.id), rewrite(made.name), rewrite(made.arguments))
             for made in message.tool_calls
         ),
     )

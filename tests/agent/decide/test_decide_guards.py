@@ -13,7 +13,9 @@ from exclave_agent.errors import (
     DeadlineExceeded,
     InputRefused,
     OutputInvalid,
+    Overloaded,
     PolicyDenied,
+    RemoteFailed,
     StorageFull,
     WorkerCrashed,
 )
@@ -119,6 +121,39 @@ async def test_a_second_failure_is_what_the_document_says() -> None:
             await opened.ask(chat(model="big"))
         assert opened.models.asked == ["big", "big"]
         assert opened.held() == 0
+
+
+@pytest.mark.parametrize("ends", [WorkerCrashed("x"), RemoteFailed("x"), Overloaded("x")])
+@pytest.mark.parametrize("otherwise", ["refuse", "escalate", "fall_back"])
+async def test_a_repair_that_does_not_come_about_has_failed(
+    otherwise: str, ends: Exception
+) -> None:
+    """Neither another target nor canned words answer what the document refuses."""
+    failure: dict[str, Any] = {"repair": True, "otherwise": otherwise}
+    if otherwise == "escalate":
+        failure["told"] = TOLD
+    routes = route_text("big", "small", otherwise={"answer": "canned"})
+    async with desk(validator(NO_PROMISES, on_failure=failure), routes).open() as opened:
+        opened.models.script("big", "guarantee")
+        opened.models.script("big", ends)
+        if otherwise == "refuse":
+            with pytest.raises(OutputInvalid):
+                await opened.ask(chat())
+        else:
+            texts, _ = await opened.ask(chat())
+            assert texts == [TOLD if otherwise == "escalate" else "small"]
+        assert opened.models.asked[:2] == ["big", "big"]
+        assert opened.held() == 0
+
+
+async def test_a_target_that_is_cut_off_meanwhile_is_not_asked_once_more() -> None:
+    breaker = {"invalid_rate": "0.01", "min_requests": 1}
+    routes = route_text("big", "small", otherwise={"answer": "canned"}, breaker=breaker)
+    async with desk(validator(NO_PROMISES, on_failure={"repair": True}), routes).open() as opened:
+        opened.models.script("big", "guarantee")
+        with pytest.raises(OutputInvalid):
+            await opened.ask(chat())
+        assert opened.models.asked == ["big"], "its breaker is open, and refuse is final"
 
 
 async def test_a_repair_is_reserved_for() -> None:

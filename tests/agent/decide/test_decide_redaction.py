@@ -113,7 +113,7 @@ async def test_a_kind_can_be_refused() -> None:
 
 async def test_everything_that_is_sent_is_rewritten() -> None:
     async with desk(redaction("card")).open() as opened:
-        made = ToolCall("c1", f"n {CARD}", json.dumps({"to": CARD}))
+        made = ToolCall(f"c {CARD}", f"n {CARD}", json.dumps({"to": CARD}))
         await opened.ask(
             chat(
                 model="cloud",
@@ -121,7 +121,7 @@ async def test_everything_that_is_sent_is_rewritten() -> None:
                     Message("system", f"s {CARD}"),
                     Message("user", f"u {CARD}", name=f"x {CARD}"),
                     Message("assistant", f"a {CARD}", (made,)),
-                    Message("tool", f"t {CARD}", tool_call_id="c1", name="n"),
+                    Message("tool", f"t {CARD}", tool_call_id=f"c {CARD}", name="n"),
                 ),
                 tools=(Tool("n", f"d {CARD}", json.dumps({"description": CARD})),),
                 stop=(CARD,),
@@ -130,7 +130,7 @@ async def test_everything_that_is_sent_is_rewritten() -> None:
         )
         (asked,) = opened.models.requests
         assert CARD not in repr(asked)
-        assert repr(asked).count("<CARD_1>") == 10
+        assert repr(asked).count("<CARD_1>") == 12
 
 
 async def test_values_that_are_put_into_json_stay_json() -> None:
@@ -253,7 +253,11 @@ CALLS: st.SearchStrategy[Any] = st.one_of(
     ),
     st.builds(
         lambda a, b, c, d: chat(
-            messages=(Message("user", a, name=b), Message("assistant", c, (ToolCall("i", d, a),))),
+            messages=(
+                Message("user", a, name=b),
+                Message("assistant", c, (ToolCall(b, d, a),)),
+                Message("tool", a, tool_call_id=b),
+            ),
             tools=(Tool(a, b, c),),
             stop=(d,),
             grammar=b,
