@@ -273,9 +273,7 @@ def test_the_costliest_condition_over_an_answer_is_cut_short() -> None:
         holds("output.all(i, i == 0)", json.dumps([0] * 200_000))
 
 
-@pytest.mark.parametrize(
-    "text", ["[" * 65 + "]" * 65, "[" * 100_000, '{"a":' * 70, '["]' + "[" * 99]
-)
+@pytest.mark.parametrize("text", ["[" * 65 + "]" * 65, "[" * 100_000, '{"a":' * 70])
 def test_a_deep_answer_is_not_read(text: str) -> None:
     held = CompiledValidator(
         Validator(

@@ -56,7 +56,8 @@ JUDGE_SCHEMA: Final = json.dumps(
 MAX_REPLY: Final = 4096
 """Most characters of a judge's reply that are read."""
 _PLACES = re.compile(r"\{(input|output)\}")
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\(?:.|\Z))*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
+"""A string that does not end goes to the end of the text: it is looked at once."""
 _TOO_LONG = "it is too long to be looked at"
 
 

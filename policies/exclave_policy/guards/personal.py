@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, Final
 
 from exclave_policy.guards.national import SHAPES, cued, national_ids
-from exclave_policy.guards.reading import read
+from exclave_policy.guards.reading import layers, read
 from exclave_policy.kinds.redactions import BY_MODEL
 
 MAX_TEXT: Final = 1024 * 1024
@@ -105,15 +105,51 @@ def find(
     """
     if len(text) > MAX_TEXT:
         raise TooLong(f"{len(text)} characters are more than {MAX_TEXT}")
+    seen = list(layers(text))
+    found = [
+        Finding(each.kind, *layer.span(each.start, each.end))
+        for layer in seen
+        for each in _within(layer.text, frozenset(kinds), countries, patterns)
+    ]
+    if len(seen) > 1:
+        found = _merged(found, [span for layer in seen for span in layer.escapes])
+    found += [each for each in entities if each.kind in kinds]
+    return _apart(found, text)
+
+
+def _within(
+    text: str, kinds: frozenset[str], countries: Sequence[str], patterns: Sequence[str]
+) -> Iterator[Finding]:
     reading = read(text)
-    spans = list(_spans(reading.text, frozenset(kinds), countries, patterns))
+    spans = list(_spans(reading.text, kinds, countries, patterns))
     if "phone" in kinds:
         # Of two numbers beside each other the matcher sees one, and that is none.
         alone = _blanked(reading.text, spans)
         spans += [("phone", start, end) for start, end in _phones(alone, countries)]
-    found = [Finding(kind, *reading.span(start, end)) for kind, start, end in spans]
-    found += [each for each in entities if each.kind in kinds]
-    return _apart(found, text)
+    for kind, start, end in spans:
+        yield Finding(kind, *reading.span(start, end))
+
+
+def _merged(found: Iterable[Finding], escapes: Iterable[tuple[int, int]]) -> list[Finding]:
+    """What is seen of one thing with and without its escapes, as one; no escape is cut in two."""
+    starts = {place: start for start, end in escapes for place in range(start, end)}
+    ends = {place: end for start, end in escapes for place in range(start, end)}
+    whole = [
+        Finding(
+            each.kind,
+            starts.get(each.start, each.start),
+            ends.get(each.end - 1, each.end),
+        )
+        for each in found
+    ]
+    merged: list[Finding] = []
+    for each in sorted(whole, key=lambda f: (f.kind, f.start, f.end)):
+        last = merged[-1] if merged else None
+        if last is not None and last.kind == each.kind and each.start < last.end:
+            merged[-1] = Finding(last.kind, last.start, max(last.end, each.end))
+        else:
+            merged.append(each)
+    return merged
 
 
 def kinds_in(text: str, countries: Sequence[str] = COUNTRIES) -> tuple[str, ...]:

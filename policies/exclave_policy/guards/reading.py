@@ -3,7 +3,9 @@ not hide a number. Places in what was read lead back to places in the text."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _SPACES = frozenset(map(chr, (0x20, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000)))
@@ -23,6 +25,60 @@ class Reading:
         if self.places is None:
             return start, end
         return self.places[start], self.places[end - 1] + 1
+
+
+LAYERS = 3
+"""How often escapes may stand within each other: JSON in a string of JSON in a string of JSON."""
+_ESCAPE = re.compile(r'\\(?:u([0-9A-Fa-f]{4})|(["\\/bfnrt]))')
+_SHORT = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A text with its escapes undone once more than the one before."""
+
+    text: str
+    spans: tuple[tuple[int, int], ...] | None
+    """Of each character in the original, half open; None: they are the same."""
+    escapes: tuple[tuple[int, int], ...]
+    """What was undone in it: places of the original that must not be cut."""
+
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        """Where a non-empty range of `text` is in the original, half open."""
+        if self.spans is None:
+            return start, end
+        return self.spans[start][0], self.spans[end - 1][1]
+
+
+def layers(text: str) -> Iterator[Layer]:
+    """The text, and the same without JSON's escapes (RFC 8259, section 7): what is written in a
+    string of JSON is not hidden by how it is written there."""
+    layer = Layer(text, None, ())
+    yield layer
+    for _ in range(LAYERS):
+        if _ESCAPE.search(layer.text) is None:
+            return
+        layer = _undone(layer)
+        yield layer
+
+
+def _undone(layer: Layer) -> Layer:
+    pieces: list[str] = []
+    spans: list[tuple[int, int]] = []
+    escapes: list[tuple[int, int]] = []
+    place = 0
+    for found in _ESCAPE.finditer(layer.text):
+        pieces += layer.text[place : found.start()]
+        spans += (layer.span(each, each + 1) for each in range(place, found.start()))
+        code, short = found.groups()
+        meant = chr(int(code, 16)) if code else _SHORT.get(short, short)
+        pieces.append("\ufffd" if "\ud800" <= meant <= "\udfff" else meant)
+        spans.append(layer.span(*found.span()))
+        escapes.append(spans[-1])
+        place = found.end()
+    pieces += layer.text[place:]
+    spans += (layer.span(each, each + 1) for each in range(place, len(layer.text)))
+    return Layer("".join(pieces), tuple(spans), tuple(escapes))
 
 
 def read(text: str) -> Reading:
