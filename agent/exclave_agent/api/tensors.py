@@ -7,7 +7,7 @@ import struct
 from itertools import chain
 from typing import Any
 
-from exclave_agent.decide.texts import CODES
+from exclave_agent.decide.texts import CODES, packed
 from exclave_agent.errors import BadRequest
 from exclave_agent.ports import Tensor
 
@@ -70,11 +70,7 @@ def _pack(datatype: str, values: list[Any], place: str) -> bytes:
     if datatype == "BYTES":
         if not kinds <= {str}:
             raise BadRequest(f"{place}.data: BYTES takes strings", param=f"{place}.data")
-        parts: list[bytes] = []
-        for value in values:
-            raw = value.encode()
-            parts += (len(raw).to_bytes(4, "little"), raw)
-        return b"".join(parts)
+        return packed(value.encode() for value in values)
     code = code_of(datatype, place)
     if not kinds <= _ELEMENTS.get(code, _INT):
         raise BadRequest(

@@ -53,8 +53,6 @@ class Attempts(Generic[E]):
         """The last one that let another target be asked."""
         self.escalated: GuardFailed | None = None
         """What hands the decision to a person, instead of an answer."""
-        self._unrepaired: GuardFailed | None = None
-        """Why the target that is asked now is asked once more."""
         self._on_ask = on_ask
         self._examiner = examiner
 
@@ -80,16 +78,14 @@ class Attempts(Generic[E]):
                 contender.failed(error)
                 if self._left:
                     raise
-                # A repair that did not come about is one that failed: the validator's word holds.
-                unrepaired = self._unrepaired if may_fall_back(error) else None
-                ends = unrepaired or error
+                ends = self._ends(contender, error)
                 if isinstance(ends, GuardFailed) and self._settled(contender, ends):
                     if self.escalated is not None:
                         return
                     continue
                 if not may_fall_back(ends):
-                    raise ends from None
-                self.error, self._unrepaired = ends, None
+                    raise ends from (error.__cause__ if ends is error else error)
+                self.error = ends
                 continue
             except BaseException as error:  # cancellation too: its permit must end
                 contender.failed(error)
@@ -100,6 +96,13 @@ class Attempts(Generic[E]):
                 await contender.close()
             self.winner = contender
             return
+
+    def _ends(self, contender: Contender[E], error: AgentError) -> AgentError:
+        """What a target that failed ends with."""
+        if contender.choice.repaired and may_fall_back(error) and self.error is not None:
+            # A repair that did not come about is one that failed: the validator's word holds.
+            return self.error
+        return error
 
     async def _examine(self, contender: Contender[E]) -> None:
         """Raises: GuardFailed, Unavailable."""
@@ -116,7 +119,7 @@ class Attempts(Generic[E]):
         if again and self.job.repair(choice, contender.draft, error.reasons):
             choice.repaired = True
             self._queue.appendleft(choice)
-            self.error = self._unrepaired = error
+            self.error = error
             return True
         if error.otherwise == "escalate":
             self.escalated = error

@@ -10,7 +10,7 @@ from exclave_agent.ports import ModelInfo, ModelSet, Tensor
 from exclave_policy.guards.entities import Word, entities, words
 from exclave_policy.guards.personal import Finding
 
-from .texts import strings
+from .texts import packed, strings
 
 PIECE = 512
 """Words of one question."""
@@ -68,6 +68,5 @@ async def _labels(models: ModelSet, model: str, name: str, asked: Sequence[Word]
 
 
 def _packed(values: Sequence[str]) -> bytes:
-    """As elements of a BYTES tensor. A lone surrogate has no UTF-8: its word keeps its place."""
-    encoded = [value.encode("utf-8", "replace") for value in values]
-    return b"".join(len(each).to_bytes(4, "little") + each for each in encoded)
+    """A lone surrogate has no UTF-8: its word keeps its place."""
+    return packed(value.encode("utf-8", "replace") for value in values)

@@ -7,14 +7,13 @@ import json
 import math
 from collections.abc import Sequence
 from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 from exclave_agent.errors import AgentError, DeadlineExceeded, OutputInvalid
 from exclave_agent.ports import (
-    ActiveRelease,
     Delta,
     Generate,
     Message,
-    ModelSet,
     Sampling,
     Tensor,
     TokenLogprob,
@@ -31,13 +30,15 @@ from exclave_policy.guards.checks import (
 from exclave_policy.kinds.validators import JudgeCheck, Otherwise, Validator
 from exclave_policy.schema import activation
 
-from .authorize import Seen, request_of
-from .calls import Call, GenerateCall
+from .authorize import request_of
+from .calls import GenerateCall
 from .guards import Failed, Guards, strictest
 from .infer import generate
-from .notes import Notes
 from .plan import Choice
 from .texts import asked, least_certain, values
+
+if TYPE_CHECKING:
+    from .underway import Underway
 
 JUDGE_SECONDS = 60.0
 """A judge that takes longer has not judged."""
@@ -52,8 +53,7 @@ class GuardFailed(OutputInvalid):
         assert worst is not None, "something failed"
         validator: Validator = worst.validator
         super().__init__(
-            f"the answer did not pass validator {validator.name}: {worst.failure.check} check "
-            f"{worst.failure.place + 1}: {worst.failure.reason}",
+            f"the answer {worst.words}",
             decision_id=decision,
             guard=validator.name,
         )
@@ -106,24 +106,9 @@ def sureness(logprobs: Sequence[TokenLogprob]) -> float:
 class Examiner:
     """Of one decision."""
 
-    def __init__(
-        self,
-        guards: Guards,
-        release: ActiveRelease,
-        call: Call,
-        received_ns: int,
-        seen: Seen,
-        notes: Notes,
-        deadline: float | None,
-    ) -> None:
-        """`deadline`: of the caller, the loop's time."""
+    def __init__(self, guards: Guards, decision: Underway) -> None:
         self._guards = guards
-        self._models: ModelSet = release.models
-        self._call = call
-        self._received_ns = received_ns
-        self._seen = seen
-        self._notes = notes
-        self._deadline = deadline
+        self._decision = decision
 
     async def examine(self, choice: Choice, said: Said) -> None:
         """MUST have returned before anything of an answer that is held leaves.
@@ -131,25 +116,28 @@ class Examiner:
         Raises: GuardFailed, DeadlineExceeded, Overloaded.
         """
         failed: list[Failed] = []
+        notes = self._decision.entry.notes
         for compiled in choice.validators:
             validator = compiled.validator
             failure = await self._failure(compiled, choice, said)
             if failure is None:
-                self._notes.passed(validator)
+                notes.passed(validator)
                 continue
-            self._notes.failed(validator, failure, choice.info.name)
+            notes.failed(validator, failure, choice.info.name)
             if validator.mode == "enforce":
                 failed.append(Failed(validator, failure))
         if failed:
-            raise GuardFailed(failed, self._call.decision)
+            raise GuardFailed(failed, self._decision.call.decision)
 
     async def _failure(
         self, compiled: CompiledValidator, choice: Choice, said: Said
     ) -> Failure | None:
-        request = request_of(self._call, self._received_ns, self._seen, choice.info)
+        decision = self._decision
+        call = decision.call
+        request = request_of(call, decision.entry.received_ns, decision.seen, choice.info)
         material = Material(
             said.text,
-            asked=asked(self._call),
+            asked=asked(call),
             values=activation(request, compiled.names),
             confidences=said.confidences,
         )
@@ -167,11 +155,11 @@ class Examiner:
         limit = asyncio.get_running_loop().time() + JUDGE_SECONDS
         try:
             async with asyncio.timeout_at(
-                limit if self._deadline is None else min(limit, self._deadline)
+                limit if self._decision.deadline is None else min(limit, self._decision.deadline)
             ):
                 reply = await self._ask(check, text)
         except TimeoutError:
-            if self._deadline is not None and self._deadline <= limit:
+            if self._decision.deadline is not None and self._decision.deadline <= limit:
                 raise DeadlineExceeded(
                     "the time that the caller gave ran out before the answer was judged"
                 ) from None
@@ -181,7 +169,7 @@ class Examiner:
         return judged(name, place, check, reply)
 
     async def _ask(self, check: JudgeCheck, text: str) -> str:
-        call = self._call
+        call = self._decision.call
         request = Generate(
             model=check.model,
             messages=(Message("user", judge_prompt(check, asked(call), text)),),
@@ -190,7 +178,7 @@ class Examiner:
             priority=call.priority if isinstance(call, GenerateCall) else "interactive",
         )
         pieces: list[str] = []
-        async with aclosing(generate(self._models, request)) as events:
+        async with aclosing(generate(self._decision.release.models, request)) as events:
             async for event in events:
                 if isinstance(event, Delta):
                     pieces.append(event.text)

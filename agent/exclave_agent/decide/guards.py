@@ -69,6 +69,15 @@ class Failed:
     validator: Validator
     failure: Failure
 
+    @property
+    def words(self) -> str:
+        """What it found, after what was looked at; without any of that."""
+        found = self.failure
+        return (
+            f"did not pass validator {self.validator.name}: {found.check} check "
+            f"{found.place + 1}: {found.reason}"
+        )
+
 
 def strictest(failed: Sequence[Failed]) -> Failed | None:
     """Whose `otherwise` holds: refuse before escalate before fall_back."""

@@ -33,6 +33,7 @@ from exclave_agent.ports import (
     Tensor,
     Tracer,
 )
+from exclave_policy.kinds.validators import Validator
 
 from . import bodies, spans
 from .attempts import Attempts
@@ -246,14 +247,13 @@ class Pipeline:
         decision.seen = await self._in_time(decision, sensing)
         plan = entry.plan = self._route(decision)
         job.prepare()
-        await self._in_time(decision, self._look(decision, plan, job))
+        escalating = await self._in_time(decision, self._look(decision, plan, job))
         self._reserve(decision, plan)
-        if not plan.choices and decision.refused is None and not stands_in(plan, job):
+        if not plan.choices and escalating is None and not stands_in(plan, job):
             raise nobody(plan, None)
         decision.intent = entry.intend(job.params(plan.choices[0]) if plan.choices else {})
-        if decision.refused is not None:
-            validator = decision.refused.validator
-            decision.answer = await self._handover.escalate(decision, plan, validator)
+        if escalating is not None:
+            decision.answer = await self._handover.escalate(decision, plan, escalating)
             return None
         decision.answer = await self._in_time(decision, kept_answer(self._cache, decision, plan))
         if decision.answer is not None:
@@ -267,20 +267,13 @@ class Pipeline:
             self._clock,
             decision.deadline,
             entry.asks,
-            Examiner(
-                self._guards,
-                decision.release,
-                decision.call,
-                entry.received_ns,
-                decision.seen,
-                entry.notes,
-                decision.deadline,
-            ),
+            Examiner(self._guards, decision),
         )
 
-    async def _look(self, decision: Underway, plan: Plan, job: Job[E]) -> None:
+    async def _look(self, decision: Underway, plan: Plan, job: Job[E]) -> Validator | None:
         """Hold the input to its validators, and take out of it what targets must not see.
 
+        Returns the validator that hands the decision to a person; nobody is asked then.
         Raises: InputRefused; Unavailable.
         """
         entry, call, release = decision.entry, decision.call, decision.release
@@ -289,16 +282,16 @@ class Pipeline:
         failed = await self._guards.admit(release, call, entry.request, obliged, plan, entry.notes)
         if failed is None:
             await self._guards.prepare(release, call, plan)
-            return
+            return None
         validator = failed.validator
         if validator.otherwise != "escalate" or not job.takes(validator.told):
             raise InputRefused(
-                f"what was sent did not pass validator {validator.name}: {failed.failure.check} "
-                f"check {failed.failure.place + 1}: {failed.failure.reason}",
+                f"what was sent {failed.words}",
                 guard=validator.name,
                 decision_id=call.decision,
             )
-        plan.choices, decision.refused = [], failed
+        plan.choices = []
+        return validator
 
     async def _in_time(self, decision: Underway, work: Awaitable[T]) -> T:
         """Raises: DeadlineExceeded when the caller's time runs out first."""

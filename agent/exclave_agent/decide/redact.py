@@ -26,7 +26,7 @@ def applying(
 ) -> tuple[Redaction, ...]:
     """The redactions that stand between a call and this model."""
     documents = (policy.redactions[name] for name in obligations.redactions)
-    return tuple(each for each in documents if each.scope == "always" or info.remote)
+    return tuple(each for each in documents if each.stands_before(remote=info.remote))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -135,6 +135,11 @@ CODES = {
 """The Open Inference Protocol's datatypes by their `struct` code; BYTES stands apart."""
 MAX_VALUES = 65_536
 """Most values of one tensor that are written out."""
+
+
+def packed(elements: Iterable[bytes]) -> bytes:
+    """As the data of a BYTES tensor: each after its length, 4 bytes little-endian."""
+    return b"".join(len(each).to_bytes(4, "little") + each for each in elements)
 
 
 def strings(tensor: Tensor) -> Iterator[str]:

@@ -8,7 +8,6 @@ from exclave_agent.ports import ActiveRelease
 
 from .authorize import UNSEEN, Seen
 from .calls import Call
-from .guards import Failed
 from .jobs import Answer
 from .overlap import IntentTask
 from .plan import Choice
@@ -25,8 +24,6 @@ class Underway:
     deadline: float | None
     """The loop's time."""
     seen: Seen = UNSEEN
-    refused: Failed | None = None
-    """The validator that did not let the input pass."""
     intent: IntentTask | None = None
     """Once it is being written."""
     answer: Answer | None = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from exclave_agent.errors import BadRequest, IdentityError, NoTarget
-from exclave_agent.identity.keys import read_private, write_key, write_private
+from exclave_agent.identity.keys import read_private, sync_folder, write_key, write_private
 from exclave_agent.identity.store import SECRETS_KEY, identity_folder
 from exclave_protocol.endpoint import check_secret_name
 from exclave_protocol.errors import ReleaseError
@@ -202,23 +202,14 @@ class Secrets:
             return self._read_former(path)
         if path.parent == self._folder:
             return self._open(name, path)
-        try:
-            # A credential's mode is the service manager's; it is in no folder of others.
-            return _text(path.name, path.read_bytes())
-        except OSError as error:
-            raise _damaged(f"{path.name} cannot be read: {error.strerror}") from error
+        # A credential's mode is the service manager's; it is in no folder of others.
+        return _text(path.name, _bytes(path, Path.read_bytes))
 
     def _read_former(self, path: Path) -> str:
-        try:
-            return _text(path.name, read_private(path))
-        except OSError as error:
-            raise _damaged(f"{path.name} cannot be read: {error.strerror}") from error
+        return _text(path.name, _bytes(path, read_private))
 
     def _open(self, name: str, path: Path) -> str:
-        try:
-            data = read_private(path)
-        except OSError as error:
-            raise _damaged(f"{path.name} cannot be read: {error.strerror}") from error
+        data = _bytes(path, read_private)
         again = f"set it anew: exclave-agent secret set {name}"
         if not data.startswith(MAGIC):
             raise _damaged(f"{path.name} is no secret that this agent wrote: {again}")
@@ -258,15 +249,18 @@ def _make_once(path: Path) -> None:
         pass  # the other one's
     finally:
         draft.unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def _hkdf(secret: bytes, info: bytes) -> bytes:
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(secret)
+
+
+def _bytes(path: Path, read: Callable[[Path], bytes]) -> bytes:
+    try:
+        return read(path)
+    except OSError as error:
+        raise _damaged(f"{path.name} cannot be read: {error.strerror}") from error
 
 
 def _text(name: str, data: bytes) -> str:

@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Final
 
 from exclave_policy.guards.personal import TooLong
-from exclave_policy.guards.reading import read
+from exclave_policy.guards.reading import blanked, read
 from exclave_policy.kinds.validators import Quoted
 
 MAX_GROUNDED: Final = 256 * 1024
@@ -87,30 +87,44 @@ def missing(text: str, source: str, quotes: Collection[Quoted]) -> dict[Quoted, 
     for each in (text, source):
         if len(each) > MAX_GROUNDED:
             raise TooLong(f"{len(each)} characters are more than {MAX_GROUNDED}")
-    said, known = read(text).text, read(source).text
+    said, known = _Parts(read(text).text), _Parts(read(source).text)
     found: dict[Quoted, int] = {}
-    dated = list(_dated(said))
     if "dates" in quotes:
-        _count(found, "dates", _unknown_dates(dated, known))
-    said = _blanked(said, [span for span, _ in dated])
-    ids = dict(_identified(said))
+        _count(found, "dates", _unknown_dates(said, known))
     if "ids" in quotes:
-        _count(found, "ids", _unknown_ids(set(ids.values()), known))
+        _count(found, "ids", _unknown_ids(set(said.ids.values()), known.text))
     if "amounts" in quotes:
-        _count(found, "amounts", _unknown_amounts(_blanked(said, ids), known))
+        _count(found, "amounts", _unknown_amounts(said, known))
     return found
+
+
+class _Parts:
+    """A text, and what of it is a date, an id, or neither. Both texts are taken apart alike, so
+    that what is quoted word for word is never missing."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.dates = list(_dated(text))
+        self.undated = blanked(text, (span for span, _ in self.dates))
+        self.ids = dict(_identified(self.undated))
+
+    @property
+    def amounts(self) -> Iterator[tuple[str, frozenset[Decimal]]]:
+        """As they are written, and what each can mean."""
+        return _quoted(blanked(self.undated, self.ids))
+
+    @property
+    def numbers(self) -> set[Decimal]:
+        """All of them, but for those within dates and lettered ids, which count nothing."""
+        lettered = (span for span, normal in self.ids.items() if not normal.isdigit())
+        text = blanked(self.undated, lettered)
+        known = {value for each in _ANY_NUMBER.finditer(text) for value in _values(each.group())}
+        return known | {Decimal(each) for each in _WHOLE.findall(text)}
 
 
 def _count(found: dict[Quoted, int], quote: Quoted, unknown: int) -> None:
     if unknown:
         found[quote] = unknown
-
-
-def _blanked(text: str, spans: Collection[tuple[int, int]]) -> str:
-    pieces = list(text)
-    for start, end in spans:
-        pieces[start:end] = ";" * (end - start)
-    return "".join(pieces)
 
 
 # --- dates ---------------------------------------------------------------------------------------
@@ -144,9 +158,9 @@ def _days(found: re.Match[str]) -> Iterator[date]:
             continue  # no such day, so not what was meant
 
 
-def _unknown_dates(dated: Collection[tuple[tuple[int, int], frozenset[date]]], source: str) -> int:
-    known = {day for _, days in _dated(source) for day in days}
-    return len({days for _, days in dated if known.isdisjoint(days)})
+def _unknown_dates(said: _Parts, source: _Parts) -> int:
+    known = {day for _, days in source.dates for day in days}
+    return len({days for _, days in said.dates if known.isdisjoint(days)})
 
 
 # --- ids -----------------------------------------------------------------------------------------
@@ -184,17 +198,13 @@ def _unknown_ids(wanted: set[str], source: str) -> int:
 # --- amounts -------------------------------------------------------------------------------------
 
 
-def _unknown_amounts(text: str, source: str) -> int:
-    """`text`: without its dates and ids."""
-    undated = _blanked(source, [span for span, _ in _dated(source)])
-    ids = dict(_identified(undated))
-    quoted = {values for _, values in _quoted(_blanked(undated, ids))}
-    lettered = [span for span, normal in ids.items() if not normal.isdigit()]
-    known = _amounts(_blanked(undated, lettered))
+def _unknown_amounts(said: _Parts, source: _Parts) -> int:
+    quoted = {values for _, values in source.amounts}
+    known = source.numbers
     return len(
         {
             values
-            for written, values in _quoted(text)
+            for written, values in said.amounts
             if values not in quoted
             and known.isdisjoint(values)
             and not _parts_known(written, known)
@@ -210,12 +220,6 @@ def _quoted(text: str) -> Iterator[tuple[str, frozenset[Decimal]]]:
         small = written.isdigit() and len(written) < 3 and int(written) < SMALLEST
         if not small or found.group("before") or found.group("after"):
             yield written, frozenset(_values(written))
-
-
-def _amounts(source: str) -> set[Decimal]:
-    """Every number of the source, but for those within dates and ids, which count nothing."""
-    known = {value for each in _ANY_NUMBER.finditer(source) for value in _values(each.group())}
-    return known | {Decimal(each) for each in _WHOLE.findall(source)}
 
 
 def _parts_known(written: str, known: Collection[Decimal]) -> bool:

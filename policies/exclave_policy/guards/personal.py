@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, Final
 
 from exclave_policy.guards.national import SHAPES, cued, national_ids
-from exclave_policy.guards.reading import layers, read
+from exclave_policy.guards.reading import blanked, layers, read
 from exclave_policy.kinds.redactions import BY_MODEL
 
 MAX_TEXT: Final = 1024 * 1024
@@ -124,7 +124,7 @@ def _within(
     spans = list(_spans(reading.text, kinds, countries, patterns))
     if "phone" in kinds:
         # Of two numbers beside each other the matcher sees one, and that is none.
-        alone = _blanked(reading.text, spans)
+        alone = blanked(reading.text, ((start, end) for _, start, end in spans))
         spans += [("phone", start, end) for start, end in _phones(alone, countries)]
     for kind, start, end in spans:
         yield Finding(kind, *reading.span(start, end))
@@ -177,14 +177,6 @@ def _spans(
     for kind in searches.keys() & kinds:
         for start, end in searches[kind]:
             yield kind, start, end
-
-
-def _blanked(text: str, spans: Iterable[tuple[str, int, int]]) -> str:
-    """The text with something that is in no number where something was found."""
-    pieces = list(text)
-    for _, start, end in spans:
-        pieces[start:end] = ";" * (end - start)
-    return "".join(pieces)
 
 
 def _apart(found: Iterable[Finding], text: str) -> tuple[Finding, ...]:

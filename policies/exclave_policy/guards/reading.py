@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 _SPACES = frozenset(map(chr, (0x20, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000)))
@@ -110,3 +110,11 @@ def _plain(character: str) -> str:
         return str(digit)
     folded = unicodedata.normalize("NFKC", character)
     return folded if len(folded) == 1 else character
+
+
+def blanked(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    """The text with marks that are in no word and no number where something was found."""
+    pieces = list(text)
+    for start, end in spans:
+        pieces[start:end] = ";" * (end - start)
+    return "".join(pieces)

@@ -65,6 +65,10 @@ class Redaction:
     file: str = ""
     line: int = 0
 
+    def stands_before(self, *, remote: bool) -> bool:
+        """Whether a model is not shown everything; `remote`: it is on another machine."""
+        return self.scope == "always" or remote
+
 
 def read_redaction(top: Fields, spec: Node, report: Report) -> Redaction | None:
     """Read a Redaction's `metadata` and `spec`; None when faults were reported."""

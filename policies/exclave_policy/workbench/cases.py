@@ -11,6 +11,7 @@ from exclave_policy.compile import compile_pack
 from exclave_policy.errors import PolicyInvalid, Problem, nearest
 from exclave_policy.evaluate import CompiledPolicy
 from exclave_policy.fields import NAME, Fields
+from exclave_policy.guards.checks import CompiledValidator
 from exclave_policy.model import DEFAULT_DENY, UNBOUNDED, Decision, Obligations, Request
 from exclave_policy.pack import Pack
 from exclave_policy.source import Mapping, Node, Report, Scalar, Sequence, parse, read_text
@@ -149,12 +150,13 @@ def run_cases(pack: Pack) -> CasesReport:
         raise PolicyInvalid(problems)
     failures: list[CaseFailure] = []
     coverage, watched = Coverage(policy), GuardCoverage(policy)
+    validators = {name: CompiledValidator(each) for name, each in policy.validators.items()}
     for case in cases:
         decision = policy.evaluate(case.request)
         coverage.take(case.request, _reached(decision))
         text = _difference(case.expected, decision)
         if case.texts is not None and decision.allowed:
-            outcome = guarded(policy, case.request, decision, case.texts)
+            outcome = guarded(policy, validators, case.request, decision, case.texts)
             watched.take(outcome)
             text = text or difference(case.expected.guards, outcome)
         elif case.expected.guards.any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from exclave_policy.evaluate import CompiledPolicy
@@ -81,17 +81,24 @@ def seen_in(request: Request, texts: Texts, given: bool) -> Request:
     )
 
 
-def guarded(policy: CompiledPolicy, request: Request, decision: Decision, texts: Texts) -> Outcome:
-    """Run the validators and redactions of an allowed decision, as the agent does."""
+def guarded(
+    policy: CompiledPolicy,
+    validators: Mapping[str, CompiledValidator],
+    request: Request,
+    decision: Decision,
+    texts: Texts,
+) -> Outcome:
+    """Run the validators and redactions of an allowed decision, as the agent does. `validators`:
+    the policy's, compiled."""
     found: dict[str, Failure | None] = {}
     for name in decision.obligations.validators:
-        compiled = CompiledValidator(policy.validators[name])
+        compiled = validators[name]
         if compiled.validator.stage == "input" or texts.output is not None:
             found[name] = _failure(compiled, request, texts)
     sent, counts, acted, refused = texts.input, dict[str, int](), [], ""
     for name in decision.obligations.redactions:
         redaction = policy.redactions[name]
-        if redaction.scope == "remote" and not request.facts.remote:
+        if not redaction.stands_before(remote=request.facts.remote):
             continue
         tokens = Tokens(redaction, _KEY)
         tokens.reserve([sent])
@@ -179,39 +186,33 @@ def _tensors(policy: CompiledPolicy) -> tuple[str, ...]:
 
 
 def _fractions(parent: Fields, name: str, known: tuple[str, ...]) -> dict[str, float]:
-    inner = _entries(parent, name, known)
-    return {} if inner is None else {name: fraction(inner, name) or 0.0 for name in _names(inner)}
+    return {each: fraction(inner, each) or 0.0 for inner, each in _named(parent, name, known)}
 
 
 def read_expected(fields: Fields, policy: CompiledPolicy) -> ExpectedGuards:
     """What a case expects of the guards, out of its `expect`."""
-    validators: dict[str, str] = {}
-    inner = _entries(fields, "validators", policy.validators)
-    for name in () if inner is None else _names(inner):
-        assert inner is not None
-        validators[name] = inner.choice(name, (PASSES, *NAMES.values()))
-    kinds = _entries(fields, "redacted", KINDS)
-    redacted: dict[str, int] | None = None if kinds is None else {}
-    for name in () if kinds is None else _names(kinds):
-        assert kinds is not None and redacted is not None
-        redacted[name] = kinds.whole(name, 1, 10_000) or 0
+    validators = {
+        name: inner.choice(name, (PASSES, *NAMES.values()))
+        for inner, name in _named(fields, "validators", policy.validators)
+    }
+    redacted = {
+        kind: inner.whole(kind, 1, 10_000) or 0 for inner, kind in _named(fields, "redacted", KINDS)
+    }
     refused = fields.get("refused")
     sent = fields.get("sent")
     return ExpectedGuards(
         validators,
-        redacted,
+        None if fields.get("redacted") is None else redacted,
         None if refused is None else fields.choice("refused", KINDS),
         None if sent is None else fields.text("sent", limit=MAX_TEXT),
     )
 
 
-def _entries(parent: Fields, name: str, known: Iterable[str]) -> Fields | None:
+def _named(parent: Fields, name: str, known: Iterable[str]) -> Iterator[tuple[Fields, str]]:
+    """The entries of a mapping of a few known names, each with the fields it is read from."""
     node = parent.get(name)
     if node is None:
-        return None
-    return Fields(node, parent.at(name), parent.report, known=tuple(known))
-
-
-def _names(fields: Fields) -> list[str]:
-    node = fields.node
-    return list(node.fields) if isinstance(node, Entries) else []
+        return
+    inner = Fields(node, parent.at(name), parent.report, known=tuple(known))
+    for entry in node.fields if isinstance(node, Entries) else ():
+        yield inner, entry
