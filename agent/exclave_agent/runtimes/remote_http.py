@@ -181,6 +181,7 @@ class _Guarded(httpx2.AsyncBaseTransport):
 
     def __init__(self, inner: httpx2.AsyncHTTPTransport, endpoint: Endpoint) -> None:
         self._inner = inner
+        self._most = endpoint.max_concurrency + 1
         self._base = httpx2.URL(endpoint.base_url)
         self._secret = bool(endpoint.secret)
         self._bare = endpoint.auth == "api-key"
@@ -200,7 +201,7 @@ class _Guarded(httpx2.AsyncBaseTransport):
             kept = [_bare(name, value) for name, value in kept]
         fixed = [("user-agent", AGENT), ("accept-encoding", "identity"), *self._fixed.items()]
         request.headers = httpx2.Headers(kept + fixed)
-        response = await self._inner.handle_async_request(request)
+        response = await self._sent(request)
         if 200 <= response.status_code < 300:
             return response
         try:
@@ -208,9 +209,36 @@ class _Guarded(httpx2.AsyncBaseTransport):
         finally:
             await response.aclose()
 
+    async def _sent(self, request: httpx2.Request) -> httpx2.Response:
+        """The head of the answer. A server may close a connection that it kept at the moment when
+        it is used again (llama.cpp's does so after each stream): what was sent there met nobody,
+        and is sent over another, as RFC 9112 (9.3.1) lets a client do. A connection that was made
+        for this very request is never given a second chance."""
+        left = self._most
+        while True:
+            left -= 1
+            made = _Made()
+            request.extensions = {**request.extensions, "trace": made.trace}
+            try:
+                return await self._inner.handle_async_request(request)
+            except (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError):
+                if made.anew or not left:
+                    raise
+
     async def aclose(self) -> None:
         """See `httpx2.AsyncBaseTransport`."""
         await self._inner.aclose()
+
+
+class _Made:
+    """Whether a request had a connection made for it."""
+
+    anew = False
+
+    async def trace(self, event: str, _: Mapping[str, Any]) -> None:
+        """See httpcore's extension `trace`."""
+        if event == "connection.connect_tcp.started":
+            self.anew = True
 
 
 def _bare(name: str, value: str) -> tuple[str, str]:
