@@ -329,8 +329,9 @@ async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Room
     retainer = Retainer(
         record.log,
         basis.time,
-        lambda: None if (now := policy()) is None else now.retention,
+        policy,
         basis.storage.truncate,
+        pipeline.live,
     )
     crashes = CrashWatch(manager, record.log, loops)
     heartbeat = Heartbeat(

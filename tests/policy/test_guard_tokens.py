@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exclave_policy.guards.personal import MAX_TEXT, Finding, TooLong
-from exclave_policy.guards.tokens import Tokens
+from exclave_policy.guards.tokens import Restorer, Tokens
 from exclave_policy.kinds.redactions import Redaction
 
 KEY = bytes(range(32))
@@ -112,3 +114,84 @@ def test_little_is_held_back(text: str) -> None:
         told += restorer.feed(character)
     assert len(text) - len(told) <= 32
     assert told + restorer.flush() == text
+
+
+# --- answers that are JSON -----------------------------------------------------------------------
+
+VALUES = {"<CARD_1>": CARD, "<CUSTOM_2>": 'say "hi"\n\\', "<PERSON_0123456789ab>": "Zoë"}
+
+
+OTHERS = ["\\u003c", "\\\\", "\\n", "a<"]
+
+
+def escaped(token: str) -> str:
+    return token.replace("<", "\\u003c").replace(">", "\\u003E")
+
+
+def nested(text: str, depth: int) -> str:
+    for _ in range(depth):
+        text = json.dumps({"t": text})
+    return text
+
+
+def unnested(text: str, depth: int) -> str:
+    for _ in range(depth):
+        text = json.loads(text)["t"]
+    return text
+
+
+def given_back(text: str, cuts: Sequence[int] = ()) -> str:
+    restorer = Restorer(VALUES, in_json=True)
+    places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    return "".join(restorer.feed(text[a:b]) for a, b in pairwise(places)) + restorer.flush()
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("token", VALUES)
+def test_a_token_whose_brackets_are_escaped_gets_its_value(token: str, depth: int) -> None:
+    inner = f'{{"t": "see {escaped(token)}, and {escaped(token)}"}}'
+    text = nested(inner, depth - 1)
+    meant = f"see {VALUES[token]}, and {VALUES[token]}"
+    assert unnested(given_back(text), depth) == meant
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            [*VALUES, *map(escaped, VALUES), "<CARD_9>", "\\u003c", "\\\\", "\\n", "a<"]
+        ),
+        max_size=8,
+    ),
+    st.lists(st.integers(0, 300), max_size=12),
+)
+def test_json_stays_json_however_it_is_cut(words: list[str], cuts: list[int]) -> None:
+    text = '{"t": "' + " ".join(words) + '"}'
+    plain = json.loads(text)["t"]
+    for token, value in VALUES.items():
+        plain = plain.replace(token, value)
+    assert json.loads(given_back(text, cuts))["t"] == plain
+    assert given_back(text, cuts) == given_back(text)
+
+
+def test_backslashes_that_are_no_escape_stay() -> None:
+    for text in (r"\\\u003cCARD_1\u003e", "\\" * 9 + "u003cCARD_1>", "\\" * 200):
+        assert given_back(text, range(0, 250, 7)) == text.replace(r"\u003cCARD_1\u003e", CARD)
+
+
+def test_a_value_that_was_written_in_escapes_is_the_same_and_comes_back_plain() -> None:
+    made = tokens(NUMBERED)
+    sent = made.replace('{"a": "a@b.example", "b": "a\\u0040b.example"}')
+    assert sent == '{"a": "<EMAIL_1>", "b": "<EMAIL_1>"}'
+    again = tokens(NUMBERED)
+    again.replace('{"b": "\\u0061\\u0040b.example"}')
+    assert dict(again.values) == {"<EMAIL_1>": "a@b.example"}
+    halves = Tokens(replace(NUMBERED, kinds=frozenset({"custom"}), patterns=("x.*x",)), KEY)
+    halves.replace("x\\ud83d\\ude00\\ud83dx")
+    assert dict(halves.values) == {"<CUSTOM_1>": "x\U0001f600\ufffdx"}
+
+
+def test_an_escaped_token_that_the_caller_wrote_is_nobodys() -> None:
+    text = f'{{"t": "\\u003cCARD_1\\u003e is not {CARD}"}}'
+    made = tokens(NUMBERED, text)
+    assert "<CARD_2>" in made.replace(text)

@@ -54,14 +54,14 @@ class Log:
         return appended
 
     async def forget(
-        self, draft: LeafDraft, seqs: Sequence[int], name: str, looked_at: int
+        self, draft: LeafDraft, seqs: Sequence[int], name: str, walk: bytes
     ) -> Appended:
         """Destroy the values of these leaves and record it; see `LeafStore.forget`.
 
         Raises: StorageFull, StorageError; then all of them are still there.
         """
         prepared = prepare(draft, time_ns=self._clock.now_ns(), rng=self._rng)
-        appended = await self._store.forget(prepared, seqs, name, looked_at)
+        appended = await self._store.forget(prepared, seqs, name, walk)
         self._landed(appended)
         return appended
 

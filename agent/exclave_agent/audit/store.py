@@ -78,8 +78,12 @@ class LogReader(Protocol):
         """No INTENT below this seq lacks its RESULT."""
         ...
 
-    def forgotten(self, name: str) -> int:
-        """Every leaf of a class of data below this seq was looked at by retention."""
+    def walk(self, name: str) -> bytes | None:
+        """How far retention has come with a class of data, in its own words; None: nowhere."""
+        ...
+
+    def keeps(self, seq: int) -> bool:
+        """Whether the leaf has values, and they were not destroyed."""
         ...
 
     def private(self, seq: int) -> list[str]:
@@ -119,13 +123,13 @@ class LeafStore(Protocol):
         ...
 
     async def forget(
-        self, prepared: Prepared, seqs: Sequence[int], name: str, looked_at: int
+        self, prepared: Prepared, seqs: Sequence[int], name: str, walk: bytes
     ) -> Appended:
-        """Destroy the values of these leaves, append the leaf that says so, and remember that
-        class `name` was looked at up to that seq, in one transaction."""
+        """Destroy the values of these leaves, append the leaf that says so, and remember how far
+        class `name` has come, in one transaction."""
         ...
 
-    async def note_forgotten(self, name: str, looked_at: int) -> None:
+    async def note_walk(self, name: str, walk: bytes) -> None:
         """Remember the last of these alone: there was nothing to destroy."""
         ...
 

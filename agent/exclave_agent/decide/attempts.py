@@ -18,7 +18,7 @@ from .contender import Contender, Times, may_fall_back
 from .examine import Examiner, GuardFailed
 from .jobs import Job
 from .overlap import IntentTask
-from .plan import Plan
+from .plan import Choice, Plan
 
 E = TypeVar("E")
 
@@ -78,14 +78,8 @@ class Attempts(Generic[E]):
                 contender.failed(error)
                 if self._left:
                     raise
-                ends = self._ends(contender, error)
-                if isinstance(ends, GuardFailed) and self._settled(contender, ends):
-                    if self.escalated is not None:
-                        return
-                    continue
-                if not may_fall_back(ends):
-                    raise ends from (error.__cause__ if ends is error else error)
-                self.error = ends
+                if not self._repairs(contender, error):
+                    self._passed_over(contender.choice, error)
                 continue
             except BaseException as error:  # cancellation too: its permit must end
                 contender.failed(error)
@@ -97,34 +91,39 @@ class Attempts(Generic[E]):
             self.winner = contender
             return
 
-    def _ends(self, contender: Contender[E], error: AgentError) -> AgentError:
-        """What a target that failed ends with."""
-        if contender.choice.repaired and may_fall_back(error) and self.error is not None:
-            # A repair that did not come about is one that failed: the validator's word holds.
-            return self.error
-        return error
-
     async def _examine(self, contender: Contender[E]) -> None:
         """Raises: GuardFailed, Unavailable."""
         choice = contender.choice
         said = contender.draft.said() if choice.validators else None
         if said is not None:
+            # Its place at the model is free again: whoever judges it may need that very one.
+            await contender.close()
             await self._examiner.examine(choice, said)
 
-    def _settled(self, contender: Contender[E], error: GuardFailed) -> bool:
-        """Whether a failed validator is answered here: by asking once more, or by a person."""
+    def _repairs(self, contender: Contender[E], error: AgentError) -> bool:
+        """Whether its target is asked once more, and told what a validator found."""
         choice = contender.choice
-        again = error.repair and not choice.repaired
-        again = again and choice.breaker.admits(self._clock.monotonic())
-        if again and self.job.repair(choice, contender.draft, error.reasons):
-            choice.repaired = True
-            self._queue.appendleft(choice)
-            self.error = error
-            return True
-        if error.otherwise == "escalate":
+        if not isinstance(error, GuardFailed) or not error.repair or choice.repaired:
+            return False
+        if not self.job.repair(choice, contender.draft, error.reasons):
+            return False
+        choice.repaired = True
+        self._queue.appendleft(choice)
+        self.error = error
+        return True
+
+    def _passed_over(self, choice: Choice, error: AgentError) -> None:
+        """A target has failed. Raises: what ends the decision, whoever else could answer."""
+        if choice.repaired and may_fall_back(error) and self.error is not None:
+            # A repair that did not come about is one that failed: the validator's word holds.
+            error = self.error
+        if isinstance(error, GuardFailed) and error.otherwise == "escalate":
             self.escalated = error
-            return True
-        return False
+            self._queue.clear()
+        elif not may_fall_back(error):
+            raise error
+        else:
+            self.error = error
 
     def _contend(self) -> Contender[E] | None:
         """The next target, if there is one that may be asked now."""
@@ -132,6 +131,9 @@ class Attempts(Generic[E]):
             choice, now = self._queue.popleft(), self._clock.monotonic()
             if not choice.breaker.admits(now):
                 self.plan.skip(choice.place, "open")
+                if choice.repaired:
+                    assert self.error is not None, "it is asked again for a reason"
+                    self._passed_over(choice, self.error)
                 continue
             # A repair is the validator's word, and not the route's to ration.
             if self._asked and not choice.repaired and not self._may_retry():

@@ -32,7 +32,7 @@ from exclave_policy.schema import activation
 
 from .authorize import request_of
 from .calls import GenerateCall
-from .guards import Failed, Guards, strictest
+from .guards import Failed, Guards, strictest, unseen
 from .infer import generate
 from .plan import Choice
 from .texts import asked, least_certain, values
@@ -119,7 +119,10 @@ class Examiner:
         notes = self._decision.entry.notes
         for compiled in choice.validators:
             validator = compiled.validator
-            failure = await self._failure(compiled, choice, said)
+            try:
+                failure = await self._failure(compiled, choice, said)
+            except AgentError as error:
+                failure = unseen(validator, error)
             if failure is None:
                 notes.passed(validator)
                 continue

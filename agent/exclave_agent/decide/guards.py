@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from exclave_agent.errors import AgentError, InputRefused, NoTarget, Overloaded
+from exclave_agent.errors import AgentError, InputRefused, NoTarget, Overloaded, Unavailable
 from exclave_agent.ports import ActiveRelease, ModelSet, RedactionKeys
 from exclave_policy.evaluate import CompiledPolicy
 from exclave_policy.guards import injection, personal
-from exclave_policy.guards.checks import CompiledValidator, Failure, Material
+from exclave_policy.guards.checks import NAMES, CompiledValidator, Failure, Material
 from exclave_policy.guards.personal import Finding, TooLong
 from exclave_policy.kinds.redactions import Redaction
 from exclave_policy.kinds.validators import (
@@ -84,6 +84,17 @@ def strictest(failed: Sequence[Failed]) -> Failed | None:
     return min(failed, key=lambda each: _STRICTNESS[each.validator.otherwise], default=None)
 
 
+def unseen(validator: Validator, error: AgentError) -> Failure:
+    """What a validator found that could not look. One that is only watched ends nothing.
+
+    Raises: `error`, of one that is enforced.
+    """
+    if validator.mode == "enforce":
+        raise error
+    name = NAMES[type(validator.checks[0])]
+    return Failure(validator.name, name, 0, f"it could not be looked at ({error.code})")
+
+
 @dataclass(frozen=True, slots=True)
 class _Compiled:
     """What is made of one policy, once."""
@@ -115,10 +126,12 @@ class Guards:
         self._keys = keys
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="guards")
         self._running = 0
+        self._closed = False
         self._known: tuple[_Compiled, ...] = ()
 
     def close(self) -> None:
-        """Start nothing more."""
+        """Start nothing more; what waits for a thread is told so."""
+        self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _of(self, policy: CompiledPolicy) -> _Compiled:
@@ -131,12 +144,19 @@ class Guards:
         return made
 
     async def run(self, work: Callable[[], T]) -> T:
-        """In a thread. Raises: Overloaded, and what `work` raises."""
+        """In a thread. Raises: Overloaded, Unavailable, and what `work` raises."""
+        if self._closed:
+            raise _stopping()
         if self._running >= THREADS + MAX_WAITING:
             raise Overloaded("too many texts wait to be looked at by guards: try again later")
         self._running += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                raise _stopping() from None  # the thread was taken from it, and nobody left
+            raise
         finally:
             self._running -= 1
 
@@ -200,7 +220,10 @@ class Guards:
         if compiled.validator.stage != "input":
             return None
         material = Material(said(call), values=activation(request, compiled.names))
-        failure = await self.failure(compiled, material)
+        try:
+            failure = await self.failure(compiled, material)
+        except AgentError as error:
+            failure = unseen(compiled.validator, error)
         if failure is None:
             notes.passed(compiled.validator)
             return None
@@ -315,6 +338,10 @@ def _seen(call: Call, names: frozenset[str]) -> Seen:
     if "data.injection" in names:
         score = injection.score(said(call))
     return Seen(kinds, score)
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("the agent is stopping: ask again when it is back", retry_after=1.0)
 
 
 def _too_long(guard: str, call: Call) -> InputRefused:

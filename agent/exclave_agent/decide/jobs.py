@@ -11,7 +11,6 @@ from exclave_agent.ports import (
     NO_TIMING,
     Delta,
     Finished,
-    Generate,
     Message,
     ModelInfo,
     ModelSet,
@@ -29,6 +28,7 @@ from .plan import Choice
 from .redact import Restoration
 from .route import timed
 from .validate import Validator
+from .worst import repair_room, repair_tokens
 
 E = TypeVar("E")
 E_contra = TypeVar("E_contra", contravariant=True)
@@ -254,23 +254,28 @@ class GenerateJob:
     ) -> bool:
         request = choice.sent or choice.request
         assert request is not None and isinstance(draft, TextDraft)
-        choice.sent = asked_again(request, draft.as_made(), reasons)
+        told = told_again(draft.as_made(), reasons)
+        if repair_tokens(told) > repair_room(self._call):
+            return False
+        if request.prompt is None:
+            choice.sent = replace(request, messages=(*request.messages, *told))
+        else:
+            said, words = told[0].content, told[-1].content
+            choice.sent = replace(request, prompt=f"{request.prompt}{said}\n\n{words}\n\n")
         return True
 
 
-def asked_again(
-    request: Generate, made: tuple[str, tuple[ToolCall, ...]], reasons: Sequence[str]
-) -> Generate:
-    """The same request with the model's own answer behind it, and what is wrong with that."""
+def told_again(
+    made: tuple[str, tuple[ToolCall, ...]], reasons: Sequence[str]
+) -> tuple[Message, ...]:
+    """The model's own answer, first, and what is wrong with it, last."""
     text, calls = made
     words = _REPAIR.format("; ".join(dict.fromkeys(reasons)))
-    if request.prompt is not None:
-        return replace(request, prompt=f"{request.prompt}{text}\n\n{words}\n\n")
-    told = Message("assistant", text, calls)
-    answers = [
-        Message("tool", "not called", tool_call_id=each.id, name=each.name) for each in calls
-    ]
-    return replace(request, messages=(*request.messages, told, *answers, Message("user", words)))
+    return (
+        Message("assistant", text, calls),
+        *(Message("tool", "not called", tool_call_id=each.id, name=each.name) for each in calls),
+        Message("user", words),
+    )
 
 
 _REPAIR = (

@@ -61,7 +61,7 @@ from .record import Recorder
 from .reuse import keep, kept_answer
 from .route import Router
 from .underway import Underway
-from .worst import twice, worst_case
+from .worst import repair_room, twice, worst_case
 
 C = TypeVar("C", EmbedCall, RerankCall, InferCall)
 E = TypeVar("E")
@@ -114,6 +114,10 @@ class Pipeline:
     def new_id(self) -> str:
         """A fresh decision id, 32 hex digits."""
         return self._ids.new()
+
+    def live(self, decision: str) -> bool:
+        """Whether a decision is being answered; see `Recorder.live`."""
+        return self._recorder.live(decision)
 
     def breakers(self) -> list[BreakerView]:
         """Every circuit breaker of the routes now."""
@@ -353,9 +357,11 @@ class Pipeline:
             if self._budgets is not None and (priced or choice.info.price is not None):
                 request = choice.request
                 tokens = 0 if request is None else request.sampling.max_tokens
-                worst = worst_case(decision.call, choice.info, tokens)
+                # What is sent: tokens can be longer than what they stand for.
+                sent = decision.call if choice.redacted is None else choice.redacted.call
+                worst = worst_case(sent, choice.info, tokens)
                 if choice.repairable:
-                    worst = twice(worst, choice.info)
+                    worst = twice(worst, choice.info, repair_room(sent))
                 try:
                     choice.reservation = self._budgets.reserve(
                         decision.release, decision.call, [choice.info], worst

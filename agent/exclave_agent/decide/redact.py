@@ -6,7 +6,6 @@ it; what cannot be searched is not sent.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -84,9 +83,8 @@ class Restoration:
     """Gives one answer its values back, as it comes."""
 
     def __init__(self, maps: Sequence[Mapping[str, str]], *, in_json: bool) -> None:
-        quoted = [{token: _quoted(value) for token, value in each.items()} for each in maps]
-        self._text = [Restorer(each) for each in (quoted if in_json else maps)]
-        self._arguments = quoted
+        self._text = [Restorer(each, in_json=in_json) for each in maps]
+        self._maps = maps
 
     def feed(self, piece: str) -> str:
         """What of the text may leave now."""
@@ -104,16 +102,11 @@ class Restoration:
     def call(self, made: ToolCall) -> ToolCall:
         """A call that the model asks for, in the caller's words."""
         name, arguments = made.name, made.arguments
-        for values in self._arguments:
-            name, arguments = _restored(name, values), _restored(arguments, values)
+        for values in self._maps:
+            name = _restored(name, Restorer(values))
+            arguments = _restored(arguments, Restorer(values, in_json=True))
         return ToolCall(made.id, name, arguments)
 
 
-def _restored(text: str, values: Mapping[str, str]) -> str:
-    whole = Restorer(values)
-    return whole.feed(text) + whole.flush()
-
-
-def _quoted(value: str) -> str:
-    """As it stands inside a string of JSON."""
-    return json.dumps(value, ensure_ascii=False)[1:-1]
+def _restored(text: str, restorer: Restorer) -> str:
+    return restorer.feed(text) + restorer.flush()

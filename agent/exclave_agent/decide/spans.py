@@ -9,9 +9,9 @@ from exclave_agent.ports import NoSpan, Span
 from .authorize import action_of
 from .calls import Call
 from .contender import Contender
+from .entry import Entry
 from .jobs import Answer
 from .plan import Plan
-from .record import Entry
 
 E = TypeVar("E")
 

@@ -8,10 +8,10 @@ from exclave_agent.ports import ActiveRelease
 
 from .authorize import UNSEEN, Seen
 from .calls import Call
+from .entry import Entry
 from .jobs import Answer
 from .overlap import IntentTask
 from .plan import Choice
-from .record import Entry
 
 
 @dataclass(slots=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from exclave_agent.ports import ModelInfo, Price
+from exclave_agent.ports import Message, ModelInfo, Price
 
 from .authorize import prompt_bytes
 from .calls import Call, EmbedCall, GenerateCall, InferCall
@@ -63,15 +64,36 @@ def worst_case(call: Call, info: ModelInfo, max_tokens: int = 0) -> Worst:
 
 
 _REPAIR_TOKENS = 1024
-"""What a model is told of an answer that was not accepted."""
+"""What a model may be told of an answer that was not accepted."""
+_UNCALLED_TOKENS = 2048
+"""What it may be told besides, in place of what the tools would have said that it called."""
 
 
-def twice(worst: Worst, info: ModelInfo) -> Worst:
-    """With one more attempt, which is shown the first one's answer, and what is wrong with it."""
-    second = worst.prompt + worst.completion + _REPAIR_TOKENS
+def twice(worst: Worst, info: ModelInfo, room: int) -> Worst:
+    """With one more attempt, which is shown the first one's answer, and told of it in `room`."""
+    second = worst.prompt + worst.completion + room
     if info.context_tokens:
         second = min(second, info.context_tokens)
     return Worst(worst.prompt + second, 2 * worst.completion)
+
+
+def repair_room(call: Call) -> int:
+    """Tokens in which a model is told that its answer was not accepted: reserved beforehand, so
+    what takes more is not said."""
+    tools = isinstance(call, GenerateCall) and call.tools
+    return _REPAIR_TOKENS + (_UNCALLED_TOKENS if tools else 0)
+
+
+def repair_tokens(messages: Sequence[Message]) -> int:
+    """The most that these take beside the answer itself: its text, and what it calls tools with."""
+    size = 0
+    for message in messages:
+        size += _MESSAGE_TOKENS * (1 + len(message.tool_calls))
+        size += len(f"{message.name}{message.tool_call_id}".encode())
+        size += sum(len(f"{made.id}{made.name}".encode()) for made in message.tool_calls)
+        if message.role != "assistant":
+            size += len(message.content.encode())
+    return size
 
 
 def _generate_bytes(call: GenerateCall) -> int:

@@ -29,7 +29,7 @@ T = TypeVar("T")
 MAX_ROWS = 64
 """Leaves of one INSERT."""
 QUIET_KEY = "audit.quiet_before"
-FORGOTTEN_KEY = "audit.forgotten"
+WALK_KEY = "audit.retention"
 _SCAN_ROWS = 512
 _COLUMNS = 6
 
@@ -214,11 +214,13 @@ class LeafReader:
         rows = self._rows("SELECT value FROM state WHERE key = ?", f"{QUIET_KEY}.{self._epoch}")
         return int(bytes(rows[0][0])) if rows and isinstance(rows[0][0], bytes) else 0
 
-    def forgotten(self, name: str) -> int:
-        rows = self._rows(
-            "SELECT value FROM state WHERE key = ?", _forgotten_key(self._epoch, name)
-        )
-        return int(bytes(rows[0][0])) if rows and isinstance(rows[0][0], bytes) else 0
+    def walk(self, name: str) -> bytes | None:
+        rows = self._rows("SELECT value FROM state WHERE key = ?", _walk_key(self._epoch, name))
+        return bytes(rows[0][0]) if rows and isinstance(rows[0][0], bytes) else None
+
+    def keeps(self, seq: int) -> bool:
+        leaf_id = self._first_id + seq
+        return bool(self._rows("SELECT 1 FROM leaf WHERE id = ? AND sealed IS NOT NULL", leaf_id))
 
     def private(self, seq: int) -> list[str]:
         if self._vault is None:
@@ -232,14 +234,13 @@ class LeafReader:
         return []
 
 
-def _forgotten_key(epoch: int, name: str) -> str:
-    return f"{FORGOTTEN_KEY}.{epoch}.{name}"
+def _walk_key(epoch: int, name: str) -> str:
+    return f"{WALK_KEY}.{epoch}.{name}"
 
 
-def _note_forgotten(connection: sqlite3.Connection, epoch: int, name: str, looked_at: int) -> None:
+def _note_walk(connection: sqlite3.Connection, epoch: int, name: str, walk: bytes) -> None:
     connection.execute(
-        "INSERT OR REPLACE INTO state (key, value) VALUES (?, ?)",
-        (_forgotten_key(epoch, name), str(looked_at).encode()),
+        "INSERT OR REPLACE INTO state (key, value) VALUES (?, ?)", (_walk_key(epoch, name), walk)
     )
 
 
@@ -288,7 +289,7 @@ class LeafDatabase:
         return await self._writer.append(prepared, run=keep)
 
     async def forget(
-        self, prepared: Prepared, seqs: Sequence[int], name: str, looked_at: int
+        self, prepared: Prepared, seqs: Sequence[int], name: str, walk: bytes
     ) -> Appended:
         first = self.epoch << SEQ_BITS
 
@@ -297,17 +298,15 @@ class LeafDatabase:
                 "UPDATE leaf SET subject = NULL, sealed = NULL WHERE id = ?",
                 [(first + seq,) for seq in seqs],
             )
-            _note_forgotten(connection, self.epoch, name, looked_at)
+            _note_walk(connection, self.epoch, name, walk)
             return True
 
         appended = await self._writer.append(prepared, run=destroy)
         assert appended is not None  # the closure never says that there is nothing to record
         return appended
 
-    async def note_forgotten(self, name: str, looked_at: int) -> None:
-        await self._writer.run(
-            lambda connection: _note_forgotten(connection, self.epoch, name, looked_at)
-        )
+    async def note_walk(self, name: str, walk: bytes) -> None:
+        await self._writer.run(lambda connection: _note_walk(connection, self.epoch, name, walk))
 
     async def save_checkpoint(self, checkpoint: StoredCheckpoint) -> None:
         def save(connection: sqlite3.Connection) -> None:

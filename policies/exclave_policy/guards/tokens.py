@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import re
 import unicodedata
 from collections import Counter
@@ -13,10 +14,21 @@ from types import MappingProxyType
 from exclave_policy.guards.personal import Finding, find
 from exclave_policy.kinds.redactions import Redaction
 
-_TOKEN = re.compile(r"<([A-Z][A-Z_]{0,15})_([0-9]{1,6}|[0-9a-f]{12})>")
-_LONGEST = 32
-"""Characters of the longest token."""
+_NAME = "[A-Z][A-Z_]{0,15}_(?:[0-9]{1,6}|[0-9a-f]{12})"
+_TOKEN = re.compile(f"<{_NAME}>")
 _PARTIAL = re.compile(r"<(?:[A-Z][A-Z_]{0,15}(?:_[0-9a-f]{0,12})?)?\Z")
+# Some that write JSON (Go's encoding/json) escape angle brackets; in JSON within a string of JSON
+# the escape's backslash is escaped too.
+_RUN = r"(?<!\\)\\{1,8}"
+_TOKEN_IN_JSON = re.compile(rf"(?:<|({_RUN})u003[cC])({_NAME})(?:>|{_RUN}u003[eE])")
+_ESCAPE_BEGUN = rf"{_RUN}(?:u(?:0(?:0(?:3)?)?)?)?"
+_PARTIAL_IN_JSON = re.compile(
+    rf"(?:{_ESCAPE_BEGUN}|(?:<|{_RUN}u003[cC])"
+    rf"(?:[A-Z][A-Z_]{{0,15}}(?:_[0-9a-f]{{0,12}}(?:{_ESCAPE_BEGUN})?)?)?)\Z"
+)
+_LONGEST = 64
+"""More characters than the longest token has, its escapes included."""
+_ESCAPED = re.compile(r"\\+(?:u([0-9A-Fa-f]{4})|([/\"]))")
 
 
 class Tokens:
@@ -38,7 +50,7 @@ class Tokens:
     def reserve(self, texts: Sequence[str]) -> None:
         """Every text of the request, before any is replaced."""
         for text in texts:
-            self._taken.update(found.group() for found in _TOKEN.finditer(text))
+            self._taken.update(f"<{found[2]}>" for found in _TOKEN_IN_JSON.finditer(text))
 
     def replace(self, text: str, entities: Sequence[Finding] = ()) -> str:
         """The text with tokens. `entities`: what a model found in it.
@@ -65,7 +77,7 @@ class Tokens:
 
     @property
     def values(self) -> Mapping[str, str]:
-        """Value by token, as it was first written: for the vault alone."""
+        """Value by token, as it was first written, without JSON's escapes: for the vault alone."""
         return MappingProxyType(self._values)
 
     def restorer(self) -> Restorer:
@@ -73,11 +85,12 @@ class Tokens:
         return Restorer(self._values)
 
     def _token(self, kind: str, written: str) -> str:
-        value = (kind, normal(kind, written))
+        meant = _meant(written)
+        value = (kind, normal(kind, meant))
         token = self._token_of.get(value)
         if token is None:
             token = self._token_of[value] = self._new(*value)
-            self._values[token] = written
+            self._values[token] = meant
         return token
 
     def _new(self, kind: str, value: str) -> str:
@@ -97,14 +110,18 @@ class Tokens:
 class Restorer:
     """Puts values back into an answer that comes in pieces, cut anywhere."""
 
-    def __init__(self, values: Mapping[str, str]) -> None:
+    def __init__(self, values: Mapping[str, str], *, in_json: bool = False) -> None:
+        """`in_json`: the answer is JSON; values become parts of its strings."""
         self._values = values
+        self._in_json = in_json
+        self._token = _TOKEN_IN_JSON if in_json else _TOKEN
+        self._partial = _PARTIAL_IN_JSON if in_json else _PARTIAL
         self._held = ""
 
     def feed(self, piece: str) -> str:
         """What may leave now: never half a token."""
         text = self._held + piece
-        cut = _PARTIAL.search(text, max(0, len(text) - _LONGEST))
+        cut = self._partial.search(text, max(0, len(text) - _LONGEST))
         end = len(text) if cut is None else cut.start()
         self._held = text[end:]
         return self._restored(text[:end])
@@ -115,7 +132,32 @@ class Restorer:
         return self._restored(text)
 
     def _restored(self, text: str) -> str:
-        return _TOKEN.sub(lambda found: self._values.get(found.group(), found.group()), text)
+        return self._token.sub(self._quoted if self._in_json else self._plain, text)
+
+    def _plain(self, found: re.Match[str]) -> str:
+        return self._values.get(found.group(), found.group())
+
+    def _quoted(self, found: re.Match[str]) -> str:
+        """As it stands inside a string of JSON, or of JSON within that: each of them doubles the
+        backslashes of the escape."""
+        run = len(found.group(1) or "\\")
+        value = self._values.get(f"<{found.group(2)}>")
+        if value is None:
+            return found.group()
+        own = run & -run
+        for _ in range(own.bit_length()):
+            value = json.dumps(value, ensure_ascii=False)[1:-1]
+        return "\\" * (run - own) + value
+
+
+def _meant(written: str) -> str:
+    """Without the escapes of JSON, however deep: the same value has the same token, and comes back
+    as what it is."""
+    if "\\" not in written:
+        return written
+    plain = _ESCAPED.sub(lambda found: found[2] or chr(int(found[1], 16)), written)
+    # Two escapes may be the halves of one character.
+    return plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def normal(kind: str, written: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ from exclave_agent.errors import StorageError
 from exclave_agent.ports import LeafDraft
 from exclave_agent.storage.connect import open_reader
 from exclave_agent.storage.leaves import LeafReader
+from exclave_policy.kinds.approvals import Approval
 from exclave_policy.kinds.retention import Retention, RetentionClass
+from exclave_policy.model import ANY
+from exclave_protocol.canonical import JsonValue
 from exclave_protocol.leaf import Leaf, LeafType, decode_leaf
 from exclave_testing.audit import ORIGIN
 from exclave_testing.clock import FakeClock
@@ -28,14 +32,30 @@ def keeping(*classes: RetentionClass) -> Retention:
     return Retention("keep", "1", "", classes)
 
 
+@dataclass
+class Policy:
+    """A `retention.Governing`."""
+
+    retention: Retention | None
+    approvals: dict[str, Approval]
+
+
 class Chore:
     """A Retainer over a home, and what it reads."""
 
     def __init__(self, home: Home, *classes: RetentionClass) -> None:
         self.retention: Retention | None = keeping(*classes) if classes else None
+        self.approvals: dict[str, Approval] = {}
+        self.live: set[str] = set()
         self.truncated = True
         self.home = home
-        self.retainer = Retainer(home.log, home.clock, lambda: self.retention, self._truncate)
+        self.retainer = Retainer(
+            home.log,
+            home.clock,
+            lambda: Policy(self.retention, self.approvals),
+            self._truncate,
+            lambda decision: decision in self.live,
+        )
 
     async def _truncate(self) -> bool:
         return self.truncated and await self.home.storage.truncate()
@@ -188,14 +208,134 @@ async def test_what_is_asked_stays_while_it_is_answered(tmp_path: Path) -> None:
     async with Home(tmp_path) as home:
         chore = Chore(home, NONE)
         await decided(home, "a", "none")
+        chore.live.add("slow")
         await home.log.append(record("slow", "none"))
         await decided(home, "b", "none")
         later(home, 1)
         await chore.retainer.run()
-        assert [bool(await values(home, seq)) for seq in (1, 3, 4)] == [False, True, True]
+        assert [bool(await values(home, seq)) for seq in (1, 3, 4)] == [False, True, False]
         await home.log.append(LeafDraft("RESULT", {"decision": "slow", "intent": "3"}))
         await chore.retainer.run()
-        assert [bool(await values(home, seq)) for seq in (3, 4)] == [False, False]
+        assert await values(home, 3), "its RESULT may be written, and the answer not given yet"
+        chore.live.clear()
+        await chore.retainer.run()
+        assert not await values(home, 3)
+
+
+async def test_an_intent_without_its_result_holds_up_nothing(tmp_path: Path) -> None:
+    """Storage refused the RESULT, or the process was killed before it."""
+    async with Home(tmp_path) as home:
+        chore = Chore(home, SHORT, RetentionClass("brief", 1))
+        await home.log.append(record("lost"))
+        for number in range(3):
+            await decided(home, f"b{number}", "brief")
+        later(home, 29)
+        await chore.retainer.run()
+        assert [bool(await values(home, seq)) for seq in (1, 2, 4, 6)] == [True, *3 * [False]]
+        later(home, 2)
+        await chore.retainer.run()
+        assert not await values(home, 1), "it has ended too"
+
+
+async def test_a_label_that_a_class_gets_reaches_what_is_there(tmp_path: Path) -> None:
+    async with Home(tmp_path) as home:
+        chore = Chore(home, SHORT)
+        await decided(home, "a", "", data_class="other")
+        await decided(home, "b", "", data_class="health")
+        later(home, 31)
+        await chore.retainer.run()
+        assert [bool(await values(home, seq)) for seq in (1, 3)] == [True, False]
+        chore.retention = keeping(RetentionClass("short", 30, frozenset({"health", "other"})))
+        await chore.retainer.run()
+        assert not await values(home, 1)
+        erased = [leaf for leaf in await leaves(home) if leaf.type is LeafType.ERASURE]
+        assert [leaf.body["leaves"] for leaf in erased] == ["1", "1"], "nothing goes twice"
+
+
+async def test_a_class_for_all_others_gets_what_another_class_gives_up(tmp_path: Path) -> None:
+    async with Home(tmp_path) as home:
+        rest = RetentionClass("rest", 1, frozenset({ANY}))
+        chore = Chore(home, RetentionClass("long", 365, frozenset({"other"})), rest)
+        await decided(home, "a", "", data_class="other")
+        later(home, 31)
+        await chore.retainer.run()
+        assert await values(home, 1)
+        chore.retention = keeping(rest)
+        await chore.retainer.run()
+        assert not await values(home, 1)
+
+
+async def test_a_walk_that_cannot_be_read_begins_anew(tmp_path: Path) -> None:
+    async with Home(tmp_path) as home:
+        chore = Chore(home, NONE)
+        await decided(home, "a", "none")
+        later(home, 1)
+        await chore.retainer.run()
+        for damaged in (b"17", b"{}", b"\xff", b'{"next":"x","left":[],"labels":""}'):
+            await home.database.note_walk("none", damaged)
+            await chore.retainer.run()
+        erased = [leaf for leaf in await leaves(home) if leaf.type is LeafType.ERASURE]
+        assert len(erased) == 1
+
+
+FOUR_EYES = Approval("four-eyes", "1", "", frozenset({"reviewer"}), expires_seconds=3 * 86_400)
+
+
+async def held(home: Home, decision: str, approval: str = "four-eyes") -> None:
+    """A question, and an answer that waits for people."""
+    await home.log.append(record(decision, "none"))
+    body: dict[str, JsonValue] = {"decision": decision, "approvals": [approval]}
+    body["retention"] = "none"
+    await home.log.append(LeafDraft("RESULT", body, {"discarded": ["the answer"]}, "patient-7"))
+
+
+async def test_what_waits_for_people_stays_as_long_as_it_may_wait(tmp_path: Path) -> None:
+    async with Home(tmp_path) as home:
+        chore = Chore(home, NONE)
+        chore.approvals["four-eyes"] = FOUR_EYES
+        await held(home, "waits")
+        await decided(home, "a", "none")
+        later(home, 2)
+        await chore.retainer.run()
+        kept = [bool(await values(home, seq)) for seq in (1, 2, 3)]
+        assert kept == [True, True, False], "the question too: whoever approves must see it"
+        later(home, 1.5)
+        await chore.retainer.run()
+        assert [bool(await values(home, seq)) for seq in (1, 2)] == [False, False]
+    async with Home(tmp_path) as home:
+        assert home.log.size == 7, "both erasures are there, and the log verifies"
+
+
+async def test_an_approval_that_is_gone_keeps_nothing(tmp_path: Path) -> None:
+    async with Home(tmp_path) as home:
+        chore = Chore(home, NONE)
+        chore.approvals["four-eyes"] = FOUR_EYES
+        await held(home, "waits")
+        later(home, 1)
+        await chore.retainer.run()
+        assert await values(home, 2)
+        chore.approvals = {"another": FOUR_EYES}
+        await chore.retainer.run()
+        assert not await values(home, 2), "nobody can approve it any more"
+
+
+async def test_what_is_left_is_bounded_and_nothing_of_it_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "MAX_LEFT", 2)
+    monkeypatch.setattr(retention, "MAX_LEAVES", 2)
+    async with Home(tmp_path) as home:
+        chore = Chore(home, NONE)
+        for number in range(5):
+            chore.live.add(f"d{number}")
+            await decided(home, f"d{number}", "none")
+        later(home, 1)
+        await chore.retainer.run()
+        await chore.retainer.run()
+        assert all([await values(home, seq) for seq in (1, 3, 5, 7, 9)])
+        chore.live.clear()
+        await chore.retainer.run()
+        assert not any([await values(home, seq) for seq in (1, 3, 5, 7, 9)])
 
 
 async def test_many_others_are_walked_past_in_bounded_steps(
