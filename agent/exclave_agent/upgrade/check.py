@@ -19,6 +19,8 @@ CRASHES: Final = 3
 """Automatic restarts after which nobody waits for the deadline."""
 QUEUED: Final = 900.0
 """Seconds after which the deadline counts though the start that was asked for is still queued."""
+UNANSWERED: Final = 60.0
+"""Seconds for which a service manager that does not answer is asked again for a restart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,7 @@ class Checker:
         Raises: Stopped.
         """
         try:
-            former = self._services.unit().invocation
-            self._services.restart()
+            former = self._restart()
         except ServiceTrouble as error:
             return Verdict(healthy=False, code="unit_failed", message=str(error))
         watch = _Watch(former, upstream(version), before)
@@ -77,6 +78,34 @@ class Checker:
                 code, message = hopeless or watch.trouble or _UNSTEADY
                 return Verdict(healthy=False, code=code, message=message)
             self._pace.sleep(POLL)
+
+    def _restart(self) -> str:
+        """Begin one; the start that was before.
+
+        A service manager that does not answer says nothing about a version: it may be going down
+        with the machine, and whoever comes after us goes on with the check. Raises: ServiceTrouble,
+        Stopped.
+        """
+        asked = self._pace.monotonic()
+        while True:
+            former = None
+            try:
+                former = self._services.unit().invocation
+                self._services.restart()
+            except ServiceTrouble:
+                refused = former is not None and self._answers()
+                if refused or self._pace.monotonic() - asked >= UNANSWERED:
+                    raise
+            else:
+                return former
+            self._pace.sleep(POLL)
+
+    def _answers(self) -> bool:
+        try:
+            self._services.unit()
+        except ServiceTrouble:
+            return False
+        return True
 
     def _look(self, watch: _Watch) -> Mapping[str, Any] | None:
         try:

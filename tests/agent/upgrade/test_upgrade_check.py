@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from exclave_agent.upgrade.check import QUEUED, Checker, Verdict
-from exclave_agent.upgrade.ports import UnitState
+from exclave_agent.upgrade.check import QUEUED, UNANSWERED, Checker, Verdict
+from exclave_agent.upgrade.ports import ServiceTrouble, UnitState
 from exclave_agent.upgrade.state import Before
 
 DEADLINE, SETTLE = 60.0, 10.0
@@ -78,3 +78,42 @@ def test_a_start_that_is_queued_for_ever_is_given_up() -> None:
     world = World(waits=10**9, slow=0, waiting=AT_BOOT)
     assert not world.judge().healthy
     assert world.time == pytest.approx(QUEUED + DEADLINE, abs=1)
+
+
+# --- a service manager that is not there ---------------------------------------------------------
+
+
+class Leaving(World):
+    """Its service manager cannot be asked for `gone` seconds, and then refuses `refusals` times."""
+
+    def __init__(self, gone: float, *, at: str = "unit", refusals: int = 0) -> None:
+        super().__init__(waits=0, slow=0, waiting=AT_BOOT)
+        self._gone, self._at, self._refusals = gone, at, refusals
+        self._asked = self._restarted = False
+
+    def unit(self) -> UnitState:
+        if self.time < self._gone and (self._at == "unit" or self._asked):
+            raise ServiceTrouble("systemctl exited 1: Transport endpoint is not connected")
+        return super().unit() if self._restarted else UnitState("active", "running", 0, "old")
+
+    def restart(self) -> None:
+        self._asked = True
+        if self.time < self._gone or self._refusals:
+            self._refusals -= self.time >= self._gone
+            raise ServiceTrouble("systemctl exited 5: Unit not found")
+        self._restarted = True
+
+
+@pytest.mark.parametrize("at", ["unit", "restart"])
+def test_a_service_manager_that_does_not_answer_says_nothing_of_a_version(at: str) -> None:
+    """A machine that goes down takes it away first: what comes after it goes on with the check."""
+    assert Leaving(UNANSWERED - 1, at=at).judge().healthy
+    verdict = Leaving(10**9, at=at).judge()
+    assert (verdict.healthy, verdict.code) == (False, "unit_failed")
+
+
+def test_one_that_answers_and_refuses_is_believed() -> None:
+    world = Leaving(0, refusals=1)
+    verdict = world.judge()
+    assert (verdict.healthy, verdict.message) == (False, "systemctl exited 5: Unit not found")
+    assert world.time == 0
