@@ -22,18 +22,14 @@ from exclave_agent.api.app import build_app
 from exclave_agent.api.control import CONTROL_MODE, CONTROL_SOCKET, build_control
 from exclave_agent.api.exchange import Limits
 from exclave_agent.api.server import Listening, serving
-from exclave_agent.audit import disclose as records
 from exclave_agent.chores import Chores
 from exclave_agent.config import LIVE, ConfigError, Settings, differences, split_address
+from exclave_agent.custody import Custody
 from exclave_agent.errors import AgentError, StorageError
-from exclave_agent.identity.store import (
-    IdentityStore,
-)
 from exclave_agent.releases.watch import ReleaseManager
-from exclave_agent.rooms import Control, Record, Rooms, build, lay_basis, open_record
+from exclave_agent.rooms import Control, Rooms, build, lay_basis
 from exclave_agent.service import KeptSockets, Liveness, http_answers
-from exclave_agent.storage.home import Storage
-from exclave_agent.system import SystemClock, SystemRng, settle_memory
+from exclave_agent.system import settle_memory
 from exclave_service.sd import NotifyError
 
 log = logging.getLogger(__name__)
@@ -68,28 +64,6 @@ async def run_agent(settings: Settings, control: Control) -> None:
     log.info("stopped")
 
 
-async def disclose_offline(settings: Settings, seq: int, field: str) -> bytes:
-    """Disclose one field while no agent runs in the home: the record is opened for it.
-
-    Raises: BadRequest, StorageError.
-    """
-    async with AsyncExitStack() as stack:
-        rng, clock = SystemRng(), SystemClock()
-        identity = IdentityStore(settings.home).current
-        storage = await stack.enter_async_context(
-            await asyncio.to_thread(Storage, settings.home, rng)
-        )
-        record = await open_record(identity, storage, clock, rng)
-        return await _disclose(record, seq, field)
-
-
-async def _disclose(record: Record, seq: int, field: str) -> bytes:
-    """A disclosure file; that it was made is on record before it leaves."""
-    file, item = await record.log.store.read(lambda reader: records.disclose(reader, seq, field))
-    await records.record_disclosure(record.log, seq, item)
-    return file
-
-
 # --- running ----------------------------------------------------------------------------
 
 
@@ -109,9 +83,10 @@ async def _answering(rooms: Rooms) -> AsyncIterator[Listening]:
         rooms.metrics,
         Limits(body_bytes=settings.max_body),
     )
+    custody = Custody(rooms.basis.record.log, rooms.eraser, rooms.pipeline.live_count)
     control = build_control(
         lambda: overview.status(rooms),
-        lambda seq, field: _disclose(rooms.basis.record, seq, field),
+        custody.answer,
         lambda: _reload(rooms),
         rooms.upgrades.answer,
     )
@@ -157,6 +132,7 @@ async def _work(rooms: Rooms, listening: Listening) -> None:
     chores.every(UPGRADE_REPORT_SECONDS, "upgrade report", rooms.upgrades.report)
     chores.every(FORGET_SECONDS, "budgets of former periods", rooms.budgets.forget)
     chores.every(RETAIN_SECONDS, "values kept too long", rooms.retainer.run)
+    chores.every(RETAIN_SECONDS, "erasures that were cut off", rooms.eraser.resume)
     chores.every(FORGET_SECONDS, "answers kept too long", rooms.cache.sweep)
     alive = Liveness(
         basis.control.manager,

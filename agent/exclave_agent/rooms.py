@@ -19,6 +19,7 @@ from exclave_agent.audit import drafts
 from exclave_agent.audit.append import Log
 from exclave_agent.audit.boot import record_boot
 from exclave_agent.audit.checkpoint import EPOCH, Checkpointer, log_key
+from exclave_agent.audit.erase import Eraser
 from exclave_agent.audit.heartbeat import Heartbeat
 from exclave_agent.audit.retention import Retainer
 from exclave_agent.audit.upload import Uploader
@@ -131,6 +132,7 @@ class Rooms:
     pipeline: Pipeline
     heartbeat: Heartbeat
     retainer: Retainer
+    eraser: Eraser
     upgrades: UpgradeDesk
     listens: tuple[str, ...] = ()
     """Where the API answers: a URL, the path of a socket."""
@@ -143,6 +145,11 @@ async def open_record(
     # Verifies the tail of the log: an altered leaf stops the agent here, by its number.
     database = await asyncio.to_thread(storage.open_log, key.name, key.verify_key, epoch=EPOCH)
     return Record(Log(database, clock, rng), Checkpointer(database, key), key)
+
+
+def eraser_of(record: Log, storage: Storage, clock: SystemClock, ids: SystemIds) -> Eraser:
+    """Of an open home."""
+    return Eraser(record, storage.subjects, storage.truncate, clock, ids)
 
 
 async def lay_basis(settings: Settings, control: Control, stack: AsyncExitStack) -> Basis:
@@ -371,5 +378,6 @@ async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Room
         pipeline,
         heartbeat,
         retainer,
+        eraser_of(record.log, basis.storage, clock, basis.ids),
         upgrades,
     )

@@ -59,6 +59,13 @@ AGENT_SAYS: dict[str, tuple[str, ...]] = {
     "Another address of the coordinator 1": ("joined as spiffe://", "^coordinator  connected"),
     "Evicted, banned, suspected 1": ("acme/north is evicted",),
     "Evicted, banned, suspected 2": ("joined as spiffe://", "^coordinator  connected"),
+    "Values that end 1": (
+        r"^legal hold [0-9a-f]{32} stands",
+        r"^[0-9a-f]{32}  \S+  CASE-2026-17  ",
+        r"is lifted \(CASE-2026-17\)",
+        r"^destroyed: the values of [1-9]",
+        r"^\d+ leaves verify",
+    ),
     "A full disk 1": (r"^Vacuuming done", r"^ok   disk"),
     "A wrong clock 1": (r"^NTPSynchronized=(yes|no)", r'"name": "clock", "result": "(ok|warn)"'),
     "Ask for help 1": ("MANIFEST.txt", "look into it, then hand it on yourself"),
@@ -117,6 +124,7 @@ class Story:
             "Move to another machine 2": self.another_machine,
             "Upgrade 1": self.a_new_version,
             "Another address of the coordinator 1": self.another_name,
+            "Values that end 1": self.somebody_asked,
         }
         self.after: dict[str, Callable[[], None]] = {
             "API keys 1": self.keys_are_exchanged,
@@ -205,6 +213,11 @@ class Story:
             f"{CENTRE}/coordinator.toml\nsystemctl restart exclave-coordinator\n"
             f"sed -i 's/\"centre.example:/\"new.centre.example:/' {PROFILE}/profile.json"
         )
+
+    def somebody_asked(self) -> None:
+        """Whose subject is the key's own id."""
+        self.ask()
+        self.type(f"export SUBJECT={self.up.key.split('_')[1]}")
 
     def nothing_is_left(self) -> None:
         """No unit, no user, no journal of ours."""

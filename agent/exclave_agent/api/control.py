@@ -6,7 +6,6 @@ and so is the folder it lies in.
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -25,24 +24,19 @@ CONTROL_MODE = 0o600
 
 def build_control(
     status: Callable[[], Mapping[str, Any]],
-    disclose: Callable[[int, str], Awaitable[bytes]],
+    records: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]],
     reload: Callable[[], Awaitable[Mapping[str, Any]]],
     upgrade: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]],
 ) -> Starlette:
-    """The control application: `status` is one JSON-ready look, `disclose` a recorded file,
-    `reload` reads the settings again and says what changed, `upgrade` asks for another version
-    of this agent."""
+    """The control application: `status` is one JSON-ready look, `records` does what is asked with
+    records and says what it did, `reload` reads the settings again and says what changed,
+    `upgrade` asks for another version of this agent."""
 
     async def read_status(_: Request) -> Response:
         return _json(status())
 
-    async def write_disclosure(request: Request) -> Response:
-        asked = json.loads(await request.body())
-        try:
-            file = await disclose(int(asked["seq"]), str(asked["field"]))
-        except AgentError as error:
-            return _json({"error": error.message}, 400)
-        return _json({"file": base64.b64encode(file).decode("ascii")})
+    async def do_with_records(request: Request) -> Response:
+        return await _answer(records(json.loads(await request.body())))
 
     async def reload_settings(_: Request) -> Response:
         return await _answer(reload())
@@ -54,7 +48,7 @@ def build_control(
     return Starlette(
         routes=[
             Route("/status", read_status),
-            Route("/disclose", write_disclosure, methods=["POST"]),
+            Route("/records", do_with_records, methods=["POST"]),
             Route("/reload", reload_settings, methods=["POST"]),
             Route("/upgrade", ask_for_upgrade, methods=["POST"]),
         ]

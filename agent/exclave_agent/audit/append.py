@@ -55,14 +55,15 @@ class Log:
 
     async def forget(
         self, draft: LeafDraft, seqs: Sequence[int], name: str, walk: bytes
-    ) -> Appended:
+    ) -> Appended | None:
         """Destroy the values of these leaves and record it; see `LeafStore.forget`.
 
         Raises: StorageFull, StorageError; then all of them are still there.
         """
         prepared = prepare(draft, time_ns=self._clock.now_ns(), rng=self._rng)
         appended = await self._store.forget(prepared, seqs, name, walk)
-        self._landed(appended)
+        if appended is not None:
+            self._landed(appended)
         return appended
 
     def _landed(self, appended: Appended) -> None:

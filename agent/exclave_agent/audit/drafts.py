@@ -73,6 +73,28 @@ def retained(name: str, days: int, seqs: Sequence[int]) -> LeafDraft:
     return LeafDraft(LeafType.ERASURE, body)
 
 
+def erased(leaves: int, span: tuple[int, int] | None, answers: int) -> LeafDraft:
+    """The key of a subject was destroyed, and with it the values of these leaves. Nothing says
+    whose: that would outlast what was erased."""
+    body: Body = {"reason": "subject", "leaves": str(leaves), "answers": str(answers)}
+    if span is not None:
+        body |= {"first": str(span[0]), "last": str(span[1])}
+    return LeafDraft(LeafType.ERASURE, body)
+
+
+def hold(name: str, reference: str, *, stands: bool, subject: str | None) -> LeafDraft:
+    """A legal hold was set (`stands`) or lifted: values stay that would have ended."""
+    body: Body = {
+        "what": "legal_hold",
+        "hold": name,
+        "reference": reference,
+        "stands": stands,
+        "of": "all" if subject is None else "subject",
+    }
+    private: dict[str, JsonValue] = {} if subject is None else {"subject": subject}
+    return LeafDraft(LeafType.OVERRIDE, body, private, subject or "")
+
+
 def incident(code: str, detail: str, *, evidence: bytes = b"") -> LeafDraft:
     """Something that an auditor must know. `detail` is metadata, never a value of the tenant's."""
     body: Body = {"code": code, "detail": detail}

@@ -62,18 +62,17 @@ class Walk:
     """The first leaf that was not looked at."""
     left: tuple[int, ...] = ()
     """Leaves before it that are of the class, and could not be destroyed yet."""
-    labels: str = ""
-    """A digest of the labels that the class had when it began to walk."""
+    basis: str = ""
+    """What the class went by when it began to walk: a digest."""
 
     @classmethod
-    def of(cls, data: bytes | None, labels: str) -> Walk:
-        """Go on, or begin anew where the class has come to other labels: what it passed by may
-        be its own now."""
+    def of(cls, data: bytes | None, basis: str) -> Walk:
+        """Go on, or begin anew where that has changed: what was passed by may be due now."""
         try:
             kept = None if data is None else msgspec.json.decode(data, type=cls)
         except msgspec.DecodeError:
             kept = None  # nothing is destroyed twice, and nothing is passed by
-        return cls(labels=labels) if kept is None or kept.labels != labels else kept
+        return cls(basis=basis) if kept is None or kept.basis != basis else kept
 
     def encode(self) -> bytes:
         """As `of` reads it."""
@@ -126,7 +125,8 @@ class Retainer:
         if found.seqs:
             assert walk is not None, "what was found was walked to"
             erasure = drafts.retained(kind.name, kind.days, found.seqs)
-            await self._record.forget(erasure, found.seqs, kind.name, walk)
+            if await self._record.forget(erasure, found.seqs, kind.name, walk) is None:
+                return False  # a legal hold was set just now: the next run sees it
             self._left_behind = True
             log.info("values of %d records of class %s destroyed", len(found.seqs), kind.name)
         elif walk is not None:
@@ -171,7 +171,8 @@ class _Search:
 
     def found(self) -> _Found:
         """One step."""
-        before = Walk.of(self._reader.walk(self._kind.name), _labels(self._retention, self._kind))
+        basis = _basis(self._reader.holds(), self._retention, self._kind)
+        before = Walk.of(self._reader.walk(self._kind.name), basis)
         due: list[int] = []
         left: list[int] = []
         for seq in before.left:
@@ -184,7 +185,7 @@ class _Search:
             leaf = decode_leaf(stored.data)
             if leaf.time_ns > self._cutoff or len(left) >= MAX_LEFT:
                 break
-            if leaf.sd and self._mine(leaf) and self._reader.keeps(stored.seq):
+            if leaf.sd and self._mine(leaf) and self._ends(stored.seq):
                 self._sort(stored.seq, leaf, due, left)
             place = stored.seq + 1
         due, rest = due[:MAX_LEAVES], due[MAX_LEAVES:]
@@ -194,8 +195,14 @@ class _Search:
         )
 
     def _sort(self, seq: int, leaf: Leaf, due: list[int], left: list[int]) -> None:
+        """Into those whose values end, or those that are looked at again."""
         stays = leaf.time_ns > self._cutoff or self._open(leaf) or self._waits(leaf)
         (left if stays else due).append(seq)
+
+    def _ends(self, seq: int) -> bool:
+        """Whether it has values that may end. Those on hold are not waited for: when that changes,
+        the walk begins anew."""
+        return self._reader.keeps(seq) and not self._reader.held(seq)
 
     def _leaf(self, seq: int) -> Leaf:
         stored = self._reader.leaf(seq)
@@ -241,8 +248,9 @@ class _Search:
         return [self._leaf(seq) for seq in self._reader.by_decision(decision)]
 
 
-def _labels(retention: Retention, kind: RetentionClass) -> str:
-    """Of all that is of the class by its label. "All others" is something else with each other."""
+def _basis(holds: str, retention: Retention, kind: RetentionClass) -> str:
+    """Of all that decides whether a leaf that was passed by is passed by for good: legal holds,
+    and what is of the class by its label. "All others" is something else with each other."""
     others = [each.data_classes for each in retention.classes] if ANY in kind.data_classes else []
-    told = [sorted(each) for each in (kind.data_classes, *others)]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+    labels = [sorted(each) for each in (kind.data_classes, *others)]
+    return hashlib.sha256(json.dumps([holds, labels]).encode()).hexdigest()[:16]

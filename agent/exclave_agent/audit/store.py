@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from exclave_agent.ports import Appended
@@ -38,6 +38,29 @@ class TreeHead:
 
     size: int
     root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Erasing:
+    """A subject whose key was destroyed, and whose values still lie there, sealed for ever."""
+
+    number: int
+    """Of the subject."""
+    name: bytes
+    """Random: tells this erasure from any other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A legal hold: what it stands on must not end, whatever else says so."""
+
+    name: str
+    """Random; what it is lifted by."""
+    reference: str
+    """The case it belongs to, in the words of those who set it; on record openly."""
+    since_ns: int
+    subject: str | None = field(repr=False)
+    """None: it stands on everything."""
 
 
 class LogReader(Protocol):
@@ -86,6 +109,18 @@ class LogReader(Protocol):
         """Whether the leaf has values, and they were not destroyed."""
         ...
 
+    def of_subject(self, number: int, first: int, limit: int) -> list[int]:
+        """The seqs of [first, first + limit) whose values are that subject's."""
+        ...
+
+    def held(self, seq: int) -> bool:
+        """Whether a legal hold stands on the leaf's values."""
+        ...
+
+    def holds(self) -> str:
+        """Tells one set of legal holds from another; "": there is none."""
+        ...
+
     def private(self, seq: int) -> list[str]:
         """The leaf's disclosures (RFC 9901 text), decrypted. Raises: StorageError
         ("vault_damaged") when a row does not open under its key."""
@@ -124,13 +159,17 @@ class LeafStore(Protocol):
 
     async def forget(
         self, prepared: Prepared, seqs: Sequence[int], name: str, walk: bytes
-    ) -> Appended:
+    ) -> Appended | None:
         """Destroy the values of these leaves, append the leaf that says so, and remember how far
-        class `name` has come, in one transaction."""
+        class `name` has come, in one transaction. None: a legal hold stands on one of them."""
         ...
 
     async def note_walk(self, name: str, walk: bytes) -> None:
         """Remember the last of these alone: there was nothing to destroy."""
+        ...
+
+    async def wipe(self, erasing: Erasing, seqs: Sequence[int]) -> None:
+        """Overwrite the sealed values of these leaves, as far as they are the subject's."""
         ...
 
     async def append_once(self, evidence: bytes, prepared: Prepared) -> Appended | None:
@@ -153,4 +192,40 @@ class LeafStore(Protocol):
 
     async def read(self, query: Callable[[LogReader], T]) -> T:
         """Run `query` on a snapshot, off the event loop."""
+        ...
+
+
+class Subjects(Protocol):
+    """Subjects' keys and the legal holds on them; every method is durable when it returns.
+
+    Raises: StorageFull, StorageError.
+    """
+
+    async def destroy_key(self, subject: str) -> Erasing | None:
+        """From now on nothing opens that was sealed for the subject; what comes of it later has
+        another key. None: nothing is kept of it. Raises: BadRequest ("on_hold")."""
+        ...
+
+    async def erasing(self) -> Sequence[Erasing]:
+        """Erasures that are not buried yet, oldest subject first."""
+        ...
+
+    async def drop_answers(self, erasing: Erasing) -> int:
+        """Delete the subject's kept answers; how many there were."""
+        ...
+
+    async def bury(self, erasing: Erasing) -> None:
+        """Nothing of it lies there any more."""
+        ...
+
+    async def holds(self) -> Sequence[Hold]:
+        """Those that stand, oldest first."""
+        ...
+
+    async def hold(self, hold: Hold) -> None:
+        """Set one."""
+        ...
+
+    async def lift(self, name: str) -> None:
+        """End one; none of that name is no error."""
         ...

@@ -1,10 +1,12 @@
-"""`exclave-agent audit`: this agent's records, with values for those who may read the home."""
+"""`exclave-agent audit`: this agent's records, with values for those who may read the home; whose
+values end, and whose must not."""
 
 from __future__ import annotations
 
 import base64
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -124,25 +126,110 @@ def disclose(seq: int, field: str, output: Path, home: Path | None) -> None:
     settings = load_settings(home)
     if output.exists():
         raise click.UsageError(f"{output} exists: name another file")
-    data = _disclose(settings, seq, field)
+    answer = _ask(settings, {"do": "disclose", "seq": seq, "field": field})
+    data = base64.b64decode(answer["file"])
     handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(data)
     click.echo(f"{output}: field {field} of record {seq}; whoever has this file can read it")
 
 
-def _disclose(settings: Settings, seq: int, field: str) -> bytes:
+def _ask(settings: Settings, asked: dict[str, Any], *, seconds: float = 30.0) -> dict[str, Any]:
     """Through the running agent, which alone may append to its log; else with the log opened."""
     import asyncio
 
-    from exclave_agent.agent import disclose_offline
     from exclave_agent.api.control import CONTROL_SOCKET
     from exclave_agent.cli.control import post
+    from exclave_agent.custody import answer_offline
     from exclave_agent.errors import BadRequest
 
-    answer = post(settings.path(CONTROL_SOCKET), "/disclose", {"seq": seq, "field": field})
+    answer = post(settings.path(CONTROL_SOCKET), "/records", asked, seconds=seconds)
     if answer is None:
-        return asyncio.run(disclose_offline(settings, seq, field))
+        return dict(asyncio.run(answer_offline(settings, asked)))
     if "error" in answer:
         raise BadRequest(str(answer["error"]))
-    return base64.b64decode(answer["file"])
+    return answer
+
+
+# --- subjects ------------------------------------------------------------------------------------
+
+ERASE_SECONDS = 600.0
+"""A large log is looked through for what was the subject's."""
+
+
+def _subject_option(function: click.decorators.FC) -> click.decorators.FC:
+    return click.option(
+        "--subject",
+        help="Whose: the `user` that callers sent, else their API key's id. - reads it from stdin.",
+    )(function)
+
+
+def _subject(given: str) -> str:
+    return sys.stdin.readline().rstrip("\n") if given == "-" else given
+
+
+@command.command()
+@_subject_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@home_option
+def erase(subject: str | None, yes: bool, home: Path | None) -> None:
+    """Destroy everything that is kept of a subject, for good.
+
+    Its key is destroyed, the sealed values are overwritten, and an ERASURE says that this was
+    done, not of whom. The records themselves stay, and verify. A legal hold refuses it. Backups,
+    and answers that were given to somebody, are beyond its reach.
+    """
+    if subject is None:
+        raise click.UsageError("--subject is missing: whose values are to go?")
+    if not yes:
+        click.confirm("Nobody can bring these values back. Destroy them?", abort=True)
+    asked = {"do": "erase", "subject": _subject(subject)}
+    done = _ask(load_settings(home), asked, seconds=ERASE_SECONDS)
+    click.echo(
+        f"destroyed: the values of {done['leaves']:,} records and {done['answers']:,} kept "
+        f"answers; ERASURE is record {done['seq']}"
+    )
+    if done["live"]:
+        click.echo(
+            f"{done['live']} decisions were being answered: what those of this subject recorded "
+            "afterwards is kept, so erase again when they have ended"
+        )
+
+
+@command.command()
+@_subject_option
+@click.option("--all", "everything", is_flag=True, help="Of everybody.")
+@click.option("--reference", required=True, help="The case's number; it is recorded openly.")
+@home_option
+def hold(subject: str | None, everything: bool, reference: str, home: Path | None) -> None:
+    """Set a legal hold: until it is lifted, no retention and no erasure ends these values."""
+    if (subject is None) is not everything:
+        raise click.UsageError("give either --subject or --all: what does the hold stand on?")
+    named = None if subject is None else _subject(subject)
+    made = _ask(load_settings(home), {"do": "hold", "subject": named, "reference": reference})
+    click.echo(f"legal hold {made['hold']} stands ({reference})")
+
+
+@command.command()
+@click.argument("name")
+@home_option
+def lift(name: str, home: Path | None) -> None:
+    """End a legal hold; what was due meanwhile ends within minutes."""
+    done = _ask(load_settings(home), {"do": "lift", "hold": name})
+    click.echo(f"legal hold {done['hold']} is lifted ({done['reference']})")
+
+
+@command.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@home_option
+def holds(as_json: bool, home: Path | None) -> None:
+    """Show the legal holds that stand, and on whom."""
+    found = _ask(load_settings(home), {"do": "holds"})["holds"]
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for each in found:
+        of = "everybody" if each["subject"] is None else each["subject"]
+        click.echo(f"{each['hold']}  {each['since'][:19]}Z  {each['reference']}  {of}")
+    if not found:
+        click.echo("no legal hold stands")

@@ -119,6 +119,10 @@ class Pipeline:
         """Whether a decision is being answered; see `Recorder.live`."""
         return self._recorder.live(decision)
 
+    def live_count(self) -> int:
+        """How many are."""
+        return self._recorder.live_count
+
     def breakers(self) -> list[BreakerView]:
         """Every circuit breaker of the routes now."""
         return self._router.views(self._clock.monotonic())

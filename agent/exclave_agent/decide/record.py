@@ -83,6 +83,11 @@ class Recorder:
         is on disk, False means that it has ended."""
         return decision in self._live
 
+    @property
+    def live_count(self) -> int:
+        """How many are."""
+        return len(self._live)
+
     def count(self, decided: Decided) -> None:
         """Count one decision that has ended."""
         self._metrics.decided(decided)

@@ -28,6 +28,7 @@ from .pool import ReadPool
 from .referrals import SqliteReferrals
 from .sqlite import Writer
 from .state import SqliteStateStore
+from .subjects import SqliteSubjects
 from .vault import MasterKey, VaultReader, VaultWriter, check_master
 from .wal import PAGES_MOST, WalKeeper
 
@@ -119,6 +120,8 @@ class Storage:
         """Decisions that wait for a person."""
         self.completions = SqliteCompletions(self.writer, self._pool, self._vault, master)
         """Answers that are kept."""
+        self.subjects = SqliteSubjects(self.writer, self._vault)
+        """Whose values those are."""
 
     def open_log(self, origin: str, key: VerifyKey, *, epoch: int = 1) -> LeafDatabase:
         """Verify the log's tail and take it up.
@@ -141,20 +144,23 @@ class Storage:
         return LeafDatabase(self.writer, self._pool, LeafTail(chain, self._vault))
 
     async def truncate(self) -> bool:
-        """Move the write-ahead log into state.db and empty it, so that what was destroyed is in
-        neither; False: somebody still reads what was there before.
+        """Move the write-ahead logs into the databases and empty them, so that what was destroyed
+        is in none of the files; False: somebody still reads what was there before.
 
         Raises: StorageError.
         """
         return await asyncio.to_thread(self._truncate)
 
     def _truncate(self) -> bool:
+        empty = True
         try:
-            with closing(open_writer(self._home / STATE_FILE)) as connection:
-                row = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            for name in (VAULT_FILE, STATE_FILE):
+                with closing(open_writer(self._home / name)) as connection:
+                    row = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                empty = empty and row is not None and row[0] == 0
         except sqlite3.Error as error:
             raise storage_error(error, "empty the write-ahead log") from error
-        return bool(row is not None and row[0] == 0)
+        return empty
 
     async def close(self) -> None:
         """Carry out what was submitted, then close every file and let go of the lock."""

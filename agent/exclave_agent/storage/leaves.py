@@ -6,10 +6,11 @@ import asyncio
 import hashlib
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 from exclave_agent.audit.chain import TILE_HEIGHT, Chain, Mark, Prepared, Sealed
-from exclave_agent.audit.store import LogReader, StoredCheckpoint, StoredLeaf, TreeHead
+from exclave_agent.audit.store import Erasing, LogReader, StoredCheckpoint, StoredLeaf, TreeHead
 from exclave_agent.errors import StorageError
 from exclave_agent.ports import Appended
 from exclave_protocol.errors import ProofError
@@ -19,6 +20,7 @@ from .connect import storage_error
 from .ledger import add as add_to_ledger
 from .migrations.state import SEQ_BITS
 from .sqlite import Writer
+from .subjects import Held, held
 from .vault import VaultReader, VaultWriter
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ class LeafTail:
 
     def __init__(self, chain: Chain, vault: VaultWriter) -> None:
         self.chain = chain
-        self._vault = vault
+        self.vault = vault
+        """For the writer's thread alone."""
         self._first_id = chain.epoch << SEQ_BITS
         self._mark: Mark | None = None
         self._frozen: StorageError | None = None
@@ -56,7 +59,7 @@ class LeafTail:
         return sealed, Appended(self.chain.epoch, sealed.seq, sealed.hash)
 
     def ready(self, sealed: Sequence[Sealed]) -> None:
-        self._vault.ready({leaf.prepared.subject for leaf in sealed if leaf.prepared.disclosures})
+        self.vault.ready({leaf.prepared.subject for leaf in sealed if leaf.prepared.disclosures})
 
     def single(self, sealed: Sequence[Sealed]) -> bool:
         return len(sealed) <= MAX_ROWS and not any(
@@ -73,7 +76,7 @@ class LeafTail:
                 leaf.hash,
                 decision if isinstance(decision, str) else None,
                 leaf.data,
-                *self._vault.seal(leaf_id, leaf),
+                *self.vault.seal(leaf_id, leaf),
             )
         try:
             for start in range(0, len(sealed), MAX_ROWS):
@@ -222,6 +225,32 @@ class LeafReader:
         leaf_id = self._first_id + seq
         return bool(self._rows("SELECT 1 FROM leaf WHERE id = ? AND sealed IS NOT NULL", leaf_id))
 
+    def of_subject(self, number: int, first: int, limit: int) -> list[int]:
+        begin = self._first_id + first
+        rows = self._rows(
+            "SELECT id FROM leaf WHERE id >= ? AND id < ? AND subject = ? ORDER BY id",
+            begin,
+            min(begin + limit, self._end_id),
+            number,
+        )
+        return [int(str(row[0])) - self._first_id for row in rows]
+
+    def held(self, seq: int) -> bool:
+        if not self.holds():
+            return False
+        rows = self._rows("SELECT subject FROM leaf WHERE id = ?", self._first_id + seq)
+        number = rows[0][0] if rows else None
+        return self._held.covers(number if isinstance(number, int) else None)
+
+    def holds(self) -> str:
+        return self._held.digest
+
+    @cached_property
+    def _held(self) -> Held:
+        if self._vault is None:
+            raise StorageError("the vault is not open: legal holds cannot be seen")
+        return self._vault.held()
+
     def private(self, seq: int) -> list[str]:
         if self._vault is None:
             raise StorageError("the vault is not open: its values cannot be shown")
@@ -290,10 +319,16 @@ class LeafDatabase:
 
     async def forget(
         self, prepared: Prepared, seqs: Sequence[int], name: str, walk: bytes
-    ) -> Appended:
+    ) -> Appended | None:
         first = self.epoch << SEQ_BITS
+        vault = self._tail.vault
 
         def destroy(connection: sqlite3.Connection) -> object:
+            stands = held(vault.connection)
+            for seq in seqs if stands.digest else ():
+                query = "SELECT subject FROM leaf WHERE id = ?"
+                if stands.covers(connection.execute(query, (first + seq,)).fetchone()[0]):
+                    return None
             connection.executemany(
                 "UPDATE leaf SET subject = NULL, sealed = NULL WHERE id = ?",
                 [(first + seq,) for seq in seqs],
@@ -301,12 +336,19 @@ class LeafDatabase:
             _note_walk(connection, self.epoch, name, walk)
             return True
 
-        appended = await self._writer.append(prepared, run=destroy)
-        assert appended is not None  # the closure never says that there is nothing to record
-        return appended
+        return await self._writer.append(prepared, run=destroy)
 
     async def note_walk(self, name: str, walk: bytes) -> None:
         await self._writer.run(lambda connection: _note_walk(connection, self.epoch, name, walk))
+
+    async def wipe(self, erasing: Erasing, seqs: Sequence[int]) -> None:
+        first = self.epoch << SEQ_BITS
+        await self._writer.run(
+            lambda connection: connection.executemany(
+                "UPDATE leaf SET subject = NULL, sealed = NULL WHERE id = ? AND subject = ?",
+                [(first + seq, erasing.number) for seq in seqs],
+            )
+        )
 
     async def save_checkpoint(self, checkpoint: StoredCheckpoint) -> None:
         def save(connection: sqlite3.Connection) -> None:

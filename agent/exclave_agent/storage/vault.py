@@ -25,6 +25,7 @@ from exclave_agent.ports import Rng
 
 from .connect import storage_error
 from .migrations import sync_directory
+from .subjects import Held, held
 
 KEY_BYTES = 32
 NONCE_BYTES = 12  # GCM's own length; random, and one key seals far fewer than 2**32 values
@@ -138,10 +139,15 @@ class VaultWriter:
     """Seals values in the writer's thread."""
 
     def __init__(self, connection: sqlite3.Connection, master: MasterKey, rng: Rng) -> None:
-        self._connection = connection
-        self._master = master
-        self._rng = rng
+        self.connection = connection
+        """For the writer's thread alone."""
+        self.master = master
+        self.rng = rng
         self._keys: dict[str, _Key] = {}
+
+    def forget(self, subject: str) -> None:
+        """Its key was destroyed: whatever comes next of it has another."""
+        self._keys.pop(subject, None)
 
     def ready(self, subjects: Iterable[str]) -> None:
         """Have a durable key for each subject; new ones are made in one transaction.
@@ -156,31 +162,31 @@ class VaultWriter:
             unknown |= set(subjects)
             self._keys.clear()
         found: dict[str, _Key] = {}
-        execute = self._connection.execute
+        execute = self.connection.execute
         try:
             for subject in sorted(unknown):
                 found[subject] = self._find(subject) or self._make(subject)
-            if self._connection.in_transaction:
+            if self.connection.in_transaction:
                 execute("COMMIT")
         except BaseException:
-            if self._connection.in_transaction:
+            if self.connection.in_transaction:
                 execute("ROLLBACK")
             raise
         self._keys.update(found)
 
     def _find(self, subject: str) -> _Key | None:
-        tag = self._master.tag(subject)
-        row = self._connection.execute(
+        tag = self.master.tag(subject)
+        row = self.connection.execute(
             "SELECT id, wrapped FROM subject WHERE tag = ?", (tag,)
         ).fetchone()
-        return None if row is None else (row[0], tag, AESGCM(unwrap(self._master, row[1], tag)))
+        return None if row is None else (row[0], tag, AESGCM(unwrap(self.master, row[1], tag)))
 
     def _make(self, subject: str) -> _Key:
-        execute = self._connection.execute
-        if not self._connection.in_transaction:
+        execute = self.connection.execute
+        if not self.connection.in_transaction:
             execute("BEGIN IMMEDIATE")
-        tag, secret = self._master.tag(subject), self._rng.token(KEY_BYTES)
-        wrapped = self._master.seal(self._rng, secret, _SUBJECT + tag)
+        tag, secret = self.master.tag(subject), self.rng.token(KEY_BYTES)
+        wrapped = self.master.seal(self.rng, secret, _SUBJECT + tag)
         number = execute(
             "INSERT INTO subject (tag, wrapped) VALUES (?, ?)", (tag, wrapped)
         ).lastrowid
@@ -194,13 +200,13 @@ class VaultWriter:
             return None, None
         number, tag, aead = self._keys[leaf.prepared.subject]
         values = _SEPARATOR.join(disclosure.encoded for disclosure in disclosures).encode()
-        nonce = self._rng.token(NONCE_BYTES)
+        nonce = self.rng.token(NONCE_BYTES)
         return number, nonce + aead.encrypt(nonce, values, _context(leaf_id, leaf.hash, tag))
 
     def seal_value(self, subject: str, value: bytes, context: bytes) -> tuple[int, bytes]:
         """Subject's number and a sealed value that is no leaf's; its subject's key is `ready`."""
         number, tag, aead = self._keys[subject]
-        nonce = self._rng.token(NONCE_BYTES)
+        nonce = self.rng.token(NONCE_BYTES)
         return number, nonce + aead.encrypt(nonce, value, context + tag)
 
     def key_print(self, number: int) -> bytes | None:
@@ -208,7 +214,7 @@ class VaultWriter:
 
         Raises: sqlite3.Error.
         """
-        row = self._connection.execute(
+        row = self.connection.execute(
             "SELECT wrapped FROM subject WHERE id = ?", (number,)
         ).fetchone()
         return None if row is None else hashlib.sha256(row[0]).digest()[:16]
@@ -259,10 +265,14 @@ class VaultReader:
             ).fetchone()
         except sqlite3.Error as error:
             raise storage_error(error, "read the vault") from error
-        if row is None:
+        if row is None or not row[1]:  # a destroyed key's row stays until its values are gone
             return None
         tag, wrapped = row
         return tag, AESGCM(unwrap(self._master, wrapped, tag))
+
+    def held(self) -> Held:
+        """What legal holds stand on. Raises: StorageError."""
+        return held(self._connection)
 
     def open_value(self, subject: int, sealed: bytes, context: bytes) -> bytes | None:
         """A value of `VaultWriter.seal_value`; None when its key was destroyed, or when it does

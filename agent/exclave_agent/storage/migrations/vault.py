@@ -41,5 +41,15 @@ def _version_1(db: Database) -> None:
     )
 
 
+def _hold(db: Database) -> None:
+    """Legal holds. `tag` is the subject's, null: all of them; `sealed` is its name, for people."""
+    db.table("hold").create(
+        {"id": str, "reference": str, "since_ns": int, "tag": bytes, "sealed": bytes},
+        pk="id",
+        not_null={"reference", "since_ns"},
+        strict=True,
+    )
+
+
 STEPS = (_version_1,)
-ADDITIONS: dict[str, Step] = {}
+ADDITIONS: dict[str, Step] = {"hold": _hold}
