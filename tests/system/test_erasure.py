@@ -42,8 +42,7 @@ def test_what_is_erased_is_gone_and_the_bundle_still_verifies(world: World, fold
     code, _ = agent.chat("Somebody else asks. Say hello.", user="bob")
     assert code == 200
     hers = [r for r in records(agent) if "penicillin" in json.dumps(r.get("values", {}))]
-    (intent,) = hers
-    decision = intent["body"]["decision"]
+    (decision,) = {r["body"]["decision"] for r in hers}
 
     reference = "CASE-2026-17"
     agent.cli("audit", "hold", "--subject", SUBJECT, "--reference", reference)
@@ -93,5 +92,4 @@ def test_without_an_agent_the_home_is_opened_for_it(world: World) -> None:
         agent.cli("audit", "verify")
     finally:
         agent.start()
-    code, _ = agent.chat("Say hello.", user=SUBJECT)
-    assert code == 200
+    wait_for("it to answer", lambda: agent.chat("Say hello.", user=SUBJECT)[0] == 200)
