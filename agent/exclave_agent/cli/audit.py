@@ -7,7 +7,9 @@ import base64
 import json
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +20,7 @@ from exclave_agent.config import Settings, load_settings
 
 if TYPE_CHECKING:
     from exclave_agent.audit.disclose import Shown
+    from exclave_agent.audit.search import Wanted
     from exclave_agent.audit.store import LogReader
 
 T = TypeVar("T")
@@ -63,7 +66,7 @@ def _row(shown: Shown, values: bool) -> dict[str, Any]:
 
 @click.group()
 def command() -> None:
-    """Show, verify and disclose this agent's records."""
+    """Show, find, verify and disclose this agent's records; end or hold their values."""
 
 
 @command.command()
@@ -83,10 +86,18 @@ def show(reference: str | None, values: bool, last: int, as_json: bool, home: Pa
             seqs = list(range(max(0, log.size() - last), log.size()))
         return [records.show(log, seq) for seq in seqs]
 
-    rows = [_row(shown, values) for shown in read(load_settings(home).home, query)]
+    _print(read(load_settings(home).home, query), values, as_json)
+
+
+def _print(found: Sequence[Shown], values: bool, as_json: bool) -> None:
+    rows = [_row(shown, values) for shown in found]
     if as_json:
         click.echo(json.dumps(rows))
         return
+    _print_lines(rows)
+
+
+def _print_lines(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         click.echo(f"{row['seq']:>6} {row['time'][:19]}Z {row['type']:14} {_line(row['body'])}")
         for name, value in row.get("values", {}).items():
@@ -105,6 +116,100 @@ def _line(body: dict[str, Any]) -> str:
     return " ".join(parts)
 
 
+# --- looking for records -------------------------------------------------------------------------
+
+FOLLOW_SECONDS = 0.5
+
+
+def _moment(_: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """A time, or a day, in UTC unless it says otherwise; nanoseconds since the Unix epoch."""
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r} is no ISO 8601 time, such as 2026-11-24T09:00:00Z", param=parameter
+        ) from None
+    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return int(moment.timestamp() * 1_000_000) * 1000
+
+
+def _wanted_options(function: click.decorators.FC) -> click.decorators.FC:
+    for option in reversed(
+        (
+            click.option("--type", "types", multiple=True, help="INTENT, RESULT ...; repeatable."),
+            click.option("--outcome", default="", help="Of a RESULT: answered, denied ..."),
+            click.option("--model", default="", help="The model's name."),
+            click.option("--rule", default="", help="The rule that decided."),
+            click.option("--since", callback=_moment, help="From this time on, ISO 8601."),
+            click.option("--until", callback=_moment, help="Before this time."),
+            click.option("--text", default="", help="Stands in a private value, in any case."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def _wanted(types: tuple[str, ...], since: int | None, until: int | None, **others: str) -> Wanted:
+    from exclave_agent.audit.search import FOREVER_NS, Wanted
+    from exclave_protocol.leaf import LeafType
+
+    chosen = frozenset(each.upper() for each in types)
+    unknown = sorted(chosen - set(LeafType))
+    if unknown:
+        raise click.UsageError(f"no record is of type {unknown[0]}: {', '.join(LeafType)}")
+    end = FOREVER_NS if until is None else until
+    return Wanted(chosen, since_ns=since or 0, until_ns=end, **others)
+
+
+@command.command()
+@_wanted_options
+@click.option("--limit", default=50, show_default=True, help="The newest so many.")
+@click.option("--values", is_flag=True, help="Also the private values.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@home_option
+def search(home: Path | None, limit: int, values: bool, as_json: bool, **wanted: Any) -> None:
+    """Find records by what stands in them, and by their values."""
+    from exclave_agent.audit.search import search as look
+
+    asked = _wanted(**wanted)
+    _print(read(load_settings(home).home, lambda log: look(log, asked, limit)), values, as_json)
+
+
+@command.command()
+@_wanted_options
+@click.option("-n", "--last", default=10, show_default=True, help="Begin with so many.")
+@click.option("--follow/--no-follow", "-f", default=True, show_default=True, help="Wait for more.")
+@click.option("--values", is_flag=True, help="Also the private values.")
+@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each record.")
+@home_option
+def tail(
+    home: Path | None, last: int, follow: bool, values: bool, as_json: bool, **wanted: Any
+) -> None:
+    """Show the newest records, and each that comes, until interrupted."""
+    from exclave_agent.audit.search import search as look
+
+    asked, place = _wanted(**wanted), load_settings(home).home
+    first, limit = 0, last
+
+    def query(log: LogReader) -> tuple[list[Shown], int]:
+        return look(log, asked, limit, first=first), log.size()
+
+    while True:
+        found, first = read(place, query)
+        rows = [_row(shown, values) for shown in found]
+        if as_json:
+            for row in rows:
+                click.echo(json.dumps(row))
+        else:
+            _print_lines(rows)
+        if not follow:
+            return
+        limit = sys.maxsize
+        time.sleep(FOLLOW_SECONDS)
+
+
 @command.command()
 @home_option
 def verify(home: Path | None) -> None:
@@ -113,19 +218,28 @@ def verify(home: Path | None) -> None:
 
 
 @command.command()
-@click.option("--seq", type=int, required=True, help="Number of the record.")
+@click.option("--record", help="Number of the record, or id of a decision.")
+@click.option("--seq", type=int, help="Number of the record.")
 @click.option("--field", required=True, help="Private field: prompt, context, output ...")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True)
 @home_option
-def disclose(seq: int, field: str, output: Path, home: Path | None) -> None:
+def disclose(
+    record: str | None, seq: int | None, field: str, output: Path, home: Path | None
+) -> None:
     """Write a file that proves one field of one record, and reveals no other.
 
     That a field was disclosed is itself recorded, before the file is written. Check the file
     against an audit bundle with `exclave-verify --disclosure FILE BUNDLE`.
     """
+    from exclave_agent.audit.search import with_field
+
     settings = load_settings(home)
     if output.exists():
         raise click.UsageError(f"{output} exists: name another file")
+    if (record is None) == (seq is None):
+        raise click.UsageError("give --record: which record is to be disclosed?")
+    if record is not None:
+        seq = read(settings.home, with_field(field, record))
     answer = _ask(settings, {"do": "disclose", "seq": seq, "field": field})
     data = base64.b64decode(answer["file"])
     handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
