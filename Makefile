@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PY := PYTHONPATH=tests .venv/bin/python
 # Packages may be fetched while setting up; nothing else here uses the network.
 
-.PHONY: help setup demo test fuzz test-service test-service-trixie packages packages-twice check lint \
+.PHONY: help setup demo test faults fuzz test-service test-service-trixie packages packages-twice check lint \
         format types imports proto bench bench-governance bench-inference bench-audit bench-fleet \
         bench-guards bench-idle bench-onnx bench-policy bench-redaction bench-service clean
 
@@ -32,6 +32,11 @@ packages: setup  ## .deb and .rpm of agent, coordinator, CLI and CPU runtime, in
 
 packages-twice: setup  ## build every package twice: the same bits, or a failure
 	@$(PY) packaging/packages/build.py --check-reproducible
+
+faults: setup  ## the long run: thousands of kills at commits and of power cuts (minutes)
+	@EXCLAVE_KILL_RUNS=2000 EXCLAVE_POWER_CUTS=5000 EXCLAVE_KILL_ROUNDS=200 $(PY) -m pytest -q \
+	  tests/faults/test_kill_at_commits.py tests/faults/test_power_loss.py \
+	  tests/faults/test_kill_agent_log.py tests/faults/test_kill_agent_budget.py
 
 FUZZ_SECONDS ?= 120
 
