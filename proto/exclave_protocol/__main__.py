@@ -12,6 +12,9 @@ from .errors import EvidenceError, NoteError
 from .evidence import verify_bundle, verify_disclosure
 from .layout import MAX_SMALL
 from .logcheck import Foreign
+from .note import VerifyKey
+from .proof import read_proof, verify_proof
+from .report import Report
 
 _USAGE = 2
 _EPILOG = """\
@@ -32,7 +35,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("bundle", type=Path, help="the zip that `exclave audit pull` wrote")
+    parser.add_argument(
+        "bundle", type=Path, nargs="?", help="the zip that `exclave audit pull` wrote"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument(
         "--witness-key",
@@ -60,7 +65,23 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="also verify fields that the tenant opened, and show them",
     )
+    parser.add_argument(
+        "--proof",
+        metavar="FILE",
+        type=Path,
+        help="instead of a bundle: one record's proof, under the keys that are pinned",
+    )
     return parser
+
+
+def _proof(path: Path, logs: Sequence[str], witness: str | None) -> Report:
+    """Raises: OSError, NoteError, EvidenceError."""
+    proof = read_proof(path)
+    origin = proof.checkpoint.partition(b"\n")[0].decode("utf-8", "replace")
+    keys = [key for key in map(VerifyKey.parse, logs) if key.name == origin]
+    return verify_proof(
+        proof, keys[0] if keys else None, [VerifyKey.parse(witness)] if witness else []
+    )
 
 
 def _vkey(argument: str) -> str:
@@ -77,12 +98,19 @@ def _checkpoint(path: Path) -> Foreign:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if (arguments.bundle is None) is (arguments.proof is None):
+        parser.error("required: bundle, or --proof FILE in its place")
+    if arguments.proof and (arguments.disclosure or arguments.checkpoint):
+        parser.error("--disclosure and --checkpoint go with a bundle")
     try:
         witness = _vkey(arguments.witness_key) if arguments.witness_key else None
         logs = [_vkey(item) for item in arguments.log_key]
         checkpoints = [_checkpoint(path) for path in arguments.checkpoint]
-        if arguments.disclosure is None:
+        if arguments.proof is not None:
+            report = _proof(arguments.proof, logs, witness)
+        elif arguments.disclosure is None:
             report = verify_bundle(
                 arguments.bundle, witness_vkey=witness, log_vkeys=logs, checkpoints=checkpoints
             )
@@ -101,7 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"exclave-verify: pinned key: {error}\n")
         return _USAGE
     except EvidenceError as error:
-        # The disclosure file breaks its format or opens what its leaf never committed to.
+        # The disclosure file breaks its format or opens what its leaf never committed to; or the
+        # proof breaks its own.
         sys.stderr.write(f"exclave-verify: {error}\nverdict: INVALID\n")
         return 1
     if arguments.json:

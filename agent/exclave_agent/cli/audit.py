@@ -8,15 +8,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from exclave_agent.cli import home_option
-from exclave_agent.config import Settings, load_settings
+from exclave_agent.cli import home_option, subjects
+from exclave_agent.cli.records import ask, print_lines, print_records, read, row_of
+from exclave_agent.config import load_settings
 
 if TYPE_CHECKING:
     from exclave_agent.audit.disclose import Shown
@@ -24,14 +24,6 @@ if TYPE_CHECKING:
     from exclave_agent.audit.store import LogReader
 
 T = TypeVar("T")
-
-
-def read(home: Path, query: Callable[[LogReader], T]) -> T:
-    """Run a query on the log of a home, whether or not its agent runs."""
-    from exclave_agent.audit.checkpoint import EPOCH
-    from exclave_agent.storage.home import read_log
-
-    return read_log(home, EPOCH, query)
 
 
 def verify_home(home: Path) -> int:
@@ -45,23 +37,6 @@ def verify_home(home: Path) -> int:
     verify = key.verify_key
     state = read(home, lambda log: verify_log(log, origin=key.name, epoch=EPOCH, key=verify))
     return state.size
-
-
-def _row(shown: Shown, values: bool) -> dict[str, Any]:
-    from exclave_protocol.leaf import format_time
-
-    leaf = shown.leaf
-    row: dict[str, Any] = {
-        "seq": leaf.seq,
-        "type": str(leaf.type),
-        "time": format_time(leaf.time_ns),
-        "hash": shown.hash.hex(),
-        "body": dict(leaf.body),
-        "private": sorted(shown.disclosures),
-    }
-    if values:
-        row["values"] = shown.fields
-    return row
 
 
 @click.group()
@@ -86,34 +61,7 @@ def show(reference: str | None, values: bool, last: int, as_json: bool, home: Pa
             seqs = list(range(max(0, log.size() - last), log.size()))
         return [records.show(log, seq) for seq in seqs]
 
-    _print(read(load_settings(home).home, query), values, as_json)
-
-
-def _print(found: Sequence[Shown], values: bool, as_json: bool) -> None:
-    rows = [_row(shown, values) for shown in found]
-    if as_json:
-        click.echo(json.dumps(rows))
-        return
-    _print_lines(rows)
-
-
-def _print_lines(rows: Sequence[dict[str, Any]]) -> None:
-    for row in rows:
-        click.echo(f"{row['seq']:>6} {row['time'][:19]}Z {row['type']:14} {_line(row['body'])}")
-        for name, value in row.get("values", {}).items():
-            click.echo(f"       {name}: {json.dumps(value, ensure_ascii=False)}")
-
-
-def _line(body: dict[str, Any]) -> str:
-    """The fields of a leaf that people look for first."""
-    wanted = ("decision", "action", "outcome", "reason", "release", "generation")
-    parts = [f"{key}={body[key]}" for key in wanted if isinstance(body.get(key), str)]
-    for key in ("model", "policy"):
-        inner = body.get(key)
-        if isinstance(inner, dict):
-            shown = inner.get("name") or inner.get("rule")
-            parts += [f"{key}={shown}"] if shown else []
-    return " ".join(parts)
+    print_records(read(load_settings(home).home, query), values, as_json)
 
 
 # --- looking for records -------------------------------------------------------------------------
@@ -174,7 +122,9 @@ def search(home: Path | None, limit: int, values: bool, as_json: bool, **wanted:
     from exclave_agent.audit.search import search as look
 
     asked = _wanted(**wanted)
-    _print(read(load_settings(home).home, lambda log: look(log, asked, limit)), values, as_json)
+    print_records(
+        read(load_settings(home).home, lambda log: look(log, asked, limit)), values, as_json
+    )
 
 
 @command.command()
@@ -198,12 +148,12 @@ def tail(
 
     while True:
         found, first = read(place, query)
-        rows = [_row(shown, values) for shown in found]
+        rows = [row_of(shown, values) for shown in found]
         if as_json:
             for row in rows:
                 click.echo(json.dumps(row))
         else:
-            _print_lines(rows)
+            print_lines(rows)
         if not follow:
             return
         limit = sys.maxsize
@@ -240,7 +190,7 @@ def disclose(
         raise click.UsageError("give --record: which record is to be disclosed?")
     if record is not None:
         seq = read(settings.home, with_field(field, record))
-    answer = _ask(settings, {"do": "disclose", "seq": seq, "field": field})
+    answer = ask(settings, {"do": "disclose", "seq": seq, "field": field})
     data = base64.b64decode(answer["file"])
     handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
@@ -248,102 +198,47 @@ def disclose(
     click.echo(f"{output}: field {field} of record {seq}; whoever has this file can read it")
 
 
-def _ask(settings: Settings, asked: dict[str, Any], *, seconds: float = 30.0) -> dict[str, Any]:
-    """Through the running agent, which alone may append to its log; else with the log opened."""
-    import asyncio
-
-    from exclave_agent.api.control import CONTROL_SOCKET
-    from exclave_agent.cli.control import post
-    from exclave_agent.custody import answer_offline
-    from exclave_agent.errors import BadRequest
-
-    answer = post(settings.path(CONTROL_SOCKET), "/records", asked, seconds=seconds)
-    if answer is None:
-        return dict(asyncio.run(answer_offline(settings, asked)))
-    if "error" in answer:
-        raise BadRequest(str(answer["error"]))
-    return answer
-
-
-# --- subjects ------------------------------------------------------------------------------------
-
-ERASE_SECONDS = 600.0
-"""A large log is looked through for what was the subject's."""
-
-
-def _subject_option(function: click.decorators.FC) -> click.decorators.FC:
-    return click.option(
-        "--subject",
-        help="Whose: the `user` that callers sent, else their API key's id. - reads it from stdin.",
-    )(function)
-
-
-def _subject(given: str) -> str:
-    return sys.stdin.readline().rstrip("\n") if given == "-" else given
-
-
 @command.command()
-@_subject_option
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--record", required=True, help="Number of the record.", type=int)
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True)
 @home_option
-def erase(subject: str | None, yes: bool, home: Path | None) -> None:
-    """Destroy everything that is kept of a subject, for good.
+def prove(record: int, output: Path, home: Path | None) -> None:
+    """Write a file that proves that a record is in this log, and shows its public part alone.
 
-    Its key is destroyed, the sealed values are overwritten, and an ERASURE says that this was
-    done, not of whom. The records themselves stay, and verify. A legal hold refuses it. Backups,
-    and answers that were given to somebody, are beyond its reach.
+    It stands by itself (C2SP tlog-proof). Check it with `exclave-verify --proof FILE --log-key
+    VKEY --witness-key VKEY`.
     """
-    if subject is None:
-        raise click.UsageError("--subject is missing: whose values are to go?")
-    if not yes:
-        click.confirm("Nobody can bring these values back. Destroy them?", abort=True)
-    asked = {"do": "erase", "subject": _subject(subject)}
-    done = _ask(load_settings(home), asked, seconds=ERASE_SECONDS)
-    click.echo(
-        f"destroyed: the values of {done['leaves']:,} records and {done['answers']:,} kept "
-        f"answers; ERASURE is record {done['seq']}"
+    from exclave_agent.audit.tiled import prove as make
+
+    if output.exists():
+        raise click.UsageError(f"{output} exists: name another file")
+    proof = read(load_settings(home).home, lambda log: make(log, record))
+    with output.open("xb") as file:
+        file.write(proof.encode())
+    click.echo(f"{output}: record {record}, {len(proof.hashes)} hashes")
+
+
+@command.command()
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="A new folder."
+)
+@click.option("--entries", is_flag=True, help="The records too, not their hashes alone.")
+@click.option("--signed", is_flag=True, help="Up to the newest head, though no witness saw it yet.")
+@home_option
+def tiles(output: Path, entries: bool, signed: bool, home: Path | None) -> None:
+    """Write the log as static files: checkpoint and tiles (C2SP tlog-tiles).
+
+    Any web server can serve the folder, and any client of tiled logs reads it. Values are not in
+    it. It is written whole or not at all, and was read back under the signed root.
+    """
+    from exclave_agent.audit.tiled import write_tiles
+
+    made = read(
+        load_settings(home).home,
+        lambda log: write_tiles(log, output, cosigned=not signed, entries=entries),
     )
-    if done["live"]:
-        click.echo(
-            f"{done['live']} decisions were being answered: what those of this subject recorded "
-            "afterwards is kept, so erase again when they have ended"
-        )
+    click.echo(f"{output}: {made.size:,} leaves in {made.files:,} files")
 
 
-@command.command()
-@_subject_option
-@click.option("--all", "everything", is_flag=True, help="Of everybody.")
-@click.option("--reference", required=True, help="The case's number; it is recorded openly.")
-@home_option
-def hold(subject: str | None, everything: bool, reference: str, home: Path | None) -> None:
-    """Set a legal hold: until it is lifted, no retention and no erasure ends these values."""
-    if (subject is None) is not everything:
-        raise click.UsageError("give either --subject or --all: what does the hold stand on?")
-    named = None if subject is None else _subject(subject)
-    made = _ask(load_settings(home), {"do": "hold", "subject": named, "reference": reference})
-    click.echo(f"legal hold {made['hold']} stands ({reference})")
-
-
-@command.command()
-@click.argument("name")
-@home_option
-def lift(name: str, home: Path | None) -> None:
-    """End a legal hold; what was due meanwhile ends within minutes."""
-    done = _ask(load_settings(home), {"do": "lift", "hold": name})
-    click.echo(f"legal hold {done['hold']} is lifted ({done['reference']})")
-
-
-@command.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@home_option
-def holds(as_json: bool, home: Path | None) -> None:
-    """Show the legal holds that stand, and on whom."""
-    found = _ask(load_settings(home), {"do": "holds"})["holds"]
-    if as_json:
-        click.echo(json.dumps(found))
-        return
-    for each in found:
-        of = "everybody" if each["subject"] is None else each["subject"]
-        click.echo(f"{each['hold']}  {each['since'][:19]}Z  {each['reference']}  {of}")
-    if not found:
-        click.echo("no legal hold stands")
+for _each in (subjects.erase, subjects.hold, subjects.lift, subjects.holds):
+    command.add_command(_each)

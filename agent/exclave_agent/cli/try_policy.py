@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from exclave_agent.cli import home_option
-from exclave_agent.cli.audit import read
+from exclave_agent.cli.records import read
 from exclave_agent.config import load_settings
 from exclave_agent.errors import BadRequest
 

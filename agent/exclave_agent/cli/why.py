@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from exclave_agent.cli import home_option
-from exclave_agent.cli.audit import read
+from exclave_agent.cli.records import read
 from exclave_agent.config import load_settings
 
 

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
 from exclave_agent import sealing
+from exclave_agent.disk import sync_folder
 from exclave_agent.errors import IdentityError
 
 PRIVATE_MODE = 0o600
@@ -98,15 +99,6 @@ def write_private(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_key(path: Path, data: bytes, *, name: str = "") -> None:

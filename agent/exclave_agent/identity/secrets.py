@@ -21,8 +21,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from exclave_agent.disk import sync_folder
 from exclave_agent.errors import BadRequest, IdentityError, NoTarget
-from exclave_agent.identity.keys import read_private, sync_folder, write_key, write_private
+from exclave_agent.identity.keys import read_private, write_key, write_private
 from exclave_agent.identity.store import SECRETS_KEY, identity_folder
 from exclave_protocol.endpoint import check_secret_name
 from exclave_protocol.errors import ReleaseError

@@ -20,9 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
+from exclave_agent.disk import sync_folder
 from exclave_agent.errors import LinkError, ReleaseRefused
 from exclave_agent.ports import ArtifactSource, Clock, Rng
-from exclave_agent.releases.files import sync_folder
 from exclave_agent.slots import Backoff
 from exclave_protocol.release import ArtifactRef
 

@@ -20,11 +20,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from exclave_agent import sealing
 from exclave_agent.audit.chain import Sealed
+from exclave_agent.disk import sync_folder
 from exclave_agent.errors import StorageError, StorageForeign
 from exclave_agent.ports import Rng
 
 from .connect import storage_error
-from .migrations import sync_directory
 from .subjects import Held, held
 
 KEY_BYTES = 32
@@ -84,7 +84,7 @@ class MasterKey:
             finally:
                 os.close(fd)
             os.rename(draft, path)
-            sync_directory(path.parent)
+            sync_folder(path.parent)
         except OSError as error:
             raise StorageError(f"cannot create the vault's key file: {error.strerror}") from error
         return cls(secret)

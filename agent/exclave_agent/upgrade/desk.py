@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from exclave_agent.audit import drafts
+from exclave_agent.disk import sync_folder
 from exclave_agent.errors import ReleaseRefused
 from exclave_agent.ports import Appended, Ids, LeafDraft
 from exclave_agent.releases.fetch import ArtifactStore
-from exclave_agent.releases.files import sync_folder, write_durably
+from exclave_agent.releases.files import write_durably
 from exclave_agent.upgrade.errors import UpgradeRefused
 from exclave_agent.upgrade.letters import (
     DEADLINES,

@@ -15,7 +15,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from exclave_agent.releases.files import sync_folder, write_durably
+from exclave_agent.disk import sync_folder
+from exclave_agent.releases.files import write_durably
 from exclave_agent.upgrade.letters import Outcome, Result
 from exclave_protocol.errors import PackageError
 from exclave_protocol.packages import Package

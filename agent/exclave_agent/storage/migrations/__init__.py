@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exclave_agent.disk import sync_folder
 from exclave_agent.errors import StorageError
 from exclave_agent.storage.connect import (
     FileKind,
@@ -105,7 +106,7 @@ def _create(path: Path, kind: FileKind) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{draft}{suffix}")
     os.rename(draft, path)
-    sync_directory(path.parent)
+    sync_folder(path.parent)
 
 
 def _apply(connection: sqlite3.Connection, kind: FileKind, version: int) -> None:
@@ -143,12 +144,3 @@ def _add(connection: sqlite3.Connection, kind: FileKind) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise storage_error(error, f"add what is new to {kind.name}") from error
-
-
-def sync_directory(path: Path) -> None:
-    """Make a rename or a new name in the directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
