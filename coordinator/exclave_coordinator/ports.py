@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from exclave_protocol.note import VerifyKey
+
 T = TypeVar("T")
 
 # --- time, chance, names -----------------------------------------------------------------
@@ -235,7 +237,7 @@ class StoredLeaf:
 
 @dataclass(frozen=True, slots=True)
 class ChainState:
-    """Where the operators' log stands."""
+    """Where a log of the coordinator's own stands."""
 
     size: int = 0
     head: bytes = bytes(32)
@@ -254,6 +256,39 @@ class Evidence:
     at: int
     detail: str
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideLog:
+    """Somebody else's log that our witness cosigns: no leaf of it is here."""
+
+    origin: str
+    size: int = 0
+    root: bytes = b""
+    """Of the newest cosigned checkpoint; empty: none was cosigned."""
+    checkpoint: bytes = b""
+    """That checkpoint as the log's signed note, without our cosignature."""
+    cosigned_at: int = 0
+    """Seconds since the epoch: the cosignature's timestamp."""
+    fork: tuple[bytes, bytes] | None = None
+    """Two notes signed by the log that exclude each other, the one that we cosigned first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cosignature:
+    """An outside witness's newest cosignature on a log of the coordinator's own."""
+
+    log: str
+    """Origin."""
+    witness: str
+    """The witness's vkey."""
+    size: int
+    peaks: tuple[bytes, ...]
+    """Frontier at `size`: the next consistency proof begins there."""
+    cosigned_at: int
+    """Seconds since the epoch, as the witness says."""
+    note: bytes
+    """The checkpoint that we signed, with the witness's line."""
 
 
 # --- the database ------------------------------------------------------------------------------
@@ -363,8 +398,8 @@ class Logs(Protocol):
     def evidence(self, key: AgentKey) -> Sequence[Evidence]: ...
 
 
-class Operators(Protocol):
-    """The operators' own chained log, and the certificates issued to them."""
+class Chain(Protocol):
+    """A chained log of the coordinator's own."""
 
     def state(self) -> ChainState: ...
     def append(self, leaf: StoredLeaf, state: ChainState) -> None: ...
@@ -377,12 +412,38 @@ class Operators(Protocol):
         """As `Logs.span`."""
         ...
 
+
+class Operators(Chain, Protocol):
+    """The operators' own chained log, and the certificates issued to them."""
+
     def insert_certificate(
         self, name: str, role: str, serial: str, not_after: int, issued: int
     ) -> None: ...
 
     def certificates(self) -> Sequence[OperatorCertificate]:
         """Every one that was issued, the last to end first."""
+        ...
+
+
+class Witnessing(Protocol):
+    """Outside logs that we cosign, and what outside witnesses cosigned of ours."""
+
+    def log(self, origin: str) -> OutsideLog | None: ...
+    def logs(self) -> Sequence[OutsideLog]:
+        """By origin."""
+        ...
+
+    def put_log(self, log: OutsideLog) -> None:
+        """Insert, or replace that of the same origin."""
+        ...
+
+    def cosignature(self, log: str, witness: str) -> Cosignature | None: ...
+    def cosignatures(self) -> Sequence[Cosignature]:
+        """By log and witness."""
+        ...
+
+    def put_cosignature(self, cosignature: Cosignature) -> None:
+        """Insert, or replace that of the same log and witness."""
         ...
 
 
@@ -399,6 +460,13 @@ class Tx(Protocol):
     def logs(self) -> Logs: ...
     @property
     def operators(self) -> Operators: ...
+    @property
+    def cosigned(self) -> Chain:
+        """The witness's log: a leaf for each checkpoint that it cosigned."""
+        ...
+
+    @property
+    def witnessing(self) -> Witnessing: ...
 
 
 class Store(Protocol):
@@ -440,6 +508,27 @@ class Artifacts(Protocol):
 
     def read(self, tenant: str, sha256: str, begin: int, end: int) -> AsyncIterator[bytes]:
         """Bytes [begin, end) in pieces of at most 1 MiB. Raises: NotFound, StorageError."""
+        ...
+
+
+# --- outside witnesses ----------------------------------------------------------------------
+
+
+class OutsideWitness(Protocol):
+    """A witness at somebody else's machine (C2SP tlog-witness)."""
+
+    @property
+    def key(self) -> VerifyKey:
+        """Its key, type 0x04, as it was configured."""
+        ...
+
+    async def add_checkpoint(self, old_size: int, proof: Sequence[bytes], note: bytes) -> bytes:
+        """Ask it to cosign; returns signature lines of which nothing was verified.
+
+        Raises: Stale (with the size that it cosigned last), Inconsistent, Denied, NotFound
+        (it does not know our log), Invalid, Unavailable (not reached in time, or an answer
+        that is none).
+        """
         ...
 
 

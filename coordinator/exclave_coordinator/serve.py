@@ -89,6 +89,8 @@ async def _serve(home: Home, settings: config.Settings, manager: Manager) -> Non
         watch = Watch(manager, up.parts.store, up.ports, serving=serving, clock=clock)
         await watch.ready()
         ready = {"ready": True, "session": up.session, "enroll": up.enroll, "metrics": up.metrics}
+        if up.witness:
+            ready["witness"] = up.witness
         sys.stdout.write(json.dumps(ready) + "\n")
         sys.stdout.flush()
         async with asyncio.TaskGroup() as group:
