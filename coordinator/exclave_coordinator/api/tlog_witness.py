@@ -37,9 +37,12 @@ class WitnessApi:
     async def _add_checkpoint(self, request: Request) -> Response:
         status, kind, body = await self._answer(request)
         self._counted(status)
-        # A body that was not read to its end cannot be followed by another request.
-        headers = {"connection": "close"} if status in (LATE, 413) else None
-        return Response(body, status, headers, media_type=kind)
+        # Spelt out, as the framework would add a charset to any text: a size has none.
+        headers = {"content-type": kind}
+        if status in (LATE, 413):
+            # A body that was not read to its end cannot be followed by another request.
+            headers["connection"] = "close"
+        return Response(body, status, headers)
 
     async def _answer(self, request: Request) -> tuple[int, str, bytes]:
         try:

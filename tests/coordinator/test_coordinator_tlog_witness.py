@@ -1,0 +1,439 @@
+"""The witness as others see it: every status of C2SP tlog-witness, over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from exclave_coordinator.api import tlog_witness
+from exclave_protocol.checkpoint import Checkpoint, verify_cosignature
+from exclave_protocol.leaf import LeafType, decode_leaf
+from exclave_protocol.note import VerifyKey, sign, split_note
+from exclave_protocol.pb import admin_pb2, audit_pb2
+from exclave_protocol.tree import EMPTY_ROOT, root_of
+from exclave_protocol.tree import leaf_hash as hash_of
+from exclave_protocol.witness import MAX_BODY, AddCheckpoint
+from exclave_testing.coordinator import (
+    TIMEOUT,
+    AgentLog,
+    Member,
+    RunningCoordinator,
+    running_coordinator,
+)
+from exclave_testing.witnesses import OutsideTree
+
+LIE = hashlib.sha256(b"lie").digest()
+
+
+class Asked:
+    """The witness's HTTP interface of a coordinator that runs."""
+
+    def __init__(self, centre: RunningCoordinator, http: httpx.AsyncClient) -> None:
+        self.centre = centre
+        self.http = http
+        self.key = VerifyKey.parse(centre.up.parts.witness.vkey)
+
+    async def post(self, request: AddCheckpoint | bytes, **options: Any) -> httpx.Response:
+        """POST add-checkpoint."""
+        body = request if isinstance(request, bytes) else request.encode()
+        return await self.http.post("/add-checkpoint", content=body, **options)
+
+    async def status(self, request: AddCheckpoint | bytes) -> int:
+        """Only the status."""
+        return (await self.post(request)).status_code
+
+    async def leaves(self) -> list[dict[str, Any]]:
+        """Bodies of the witness's log behind GENESIS, its chain and checkpoint verified."""
+        answer = await self.centre.admin.ReadOperatorLog(
+            admin_pb2.ReadOperatorLogRequest(log=admin_pb2.ReadOperatorLogRequest.COSIGNED),
+            timeout=TIMEOUT,
+        )
+        leaves = [decode_leaf(data) for data in answer.leaves]
+        for before, leaf in zip(answer.leaves, leaves[1:], strict=False):
+            assert leaf.prev == hash_of(before)
+        if leaves:
+            assert leaves[0].type is LeafType.GENESIS
+            assert leaves[0].body["witness_vkey"] == self.key.vkey
+            head = Checkpoint.parse(split_note(answer.checkpoint)[0])
+            assert head.origin == "example.org/_witness/coordinator/e1"
+            assert (head.size, head.root) == (len(leaves), root_of(map(hash_of, answer.leaves)))
+        assert all(leaf.type is LeafType.COSIGNED for leaf in leaves[1:])
+        return [dict(leaf.body) for leaf in leaves[1:]]
+
+
+@pytest.fixture
+def outside() -> OutsideTree:
+    """A log that the witness is told of."""
+    return OutsideTree(size=20)
+
+
+@asynccontextmanager
+async def asking(folder: Path, *logs: OutsideTree) -> AsyncIterator[Asked]:
+    """A coordinator whose witness answers over HTTP."""
+    vkeys = tuple(log.vkey for log in logs)
+    async with (
+        running_coordinator(folder, witness_listen="127.0.0.1:0", witness_logs=vkeys) as centre,
+        httpx.AsyncClient(base_url=f"http://{centre.up.witness}", timeout=TIMEOUT) as http,
+    ):
+        yield Asked(centre, http)
+
+
+@pytest.fixture
+async def asked(tmp_path: Path, outside: OutsideTree) -> AsyncIterator[Asked]:
+    """Such a coordinator, just made."""
+    async with asking(tmp_path / "home", outside) as up:
+        yield up
+
+
+@pytest.fixture
+async def member(asked: Asked) -> Member:
+    """An agent of acme."""
+    await asked.centre.tenant("acme")
+    return await asked.centre.enroll("acme", "north")
+
+
+async def _uploaded(member: Member, count: int) -> AgentLog:
+    log = member.log()
+    log.add(count)
+    request = audit_pb2.AppendRequest(epoch=1, first_seq=0, leaves=log.leaves)
+    await member.audit.Append(request, timeout=TIMEOUT)
+    return log
+
+
+def _of(log: AgentLog, old: int, new: int) -> AddCheckpoint:
+    return AddCheckpoint(old, tuple(log.proof(old, new)), log.checkpoint(new))
+
+
+async def test_200_cosigns_an_outside_log_and_what_extends_it(
+    asked: Asked, outside: OutsideTree
+) -> None:
+    old = 0
+    for size in (0, 1, 7, 8, 20):
+        answer = await asked.post(outside.request(old, size))
+        assert answer.status_code == 200, answer.text
+        text = split_note(outside.note(size))[0]
+        at = verify_cosignature(text, answer.content, asked.key)
+        assert abs(at - asked.centre.clock.now()) < 10
+        old = size
+    bodies = await asked.leaves()
+    assert [body["size"] for body in bodies] == ["0", "1", "7", "8", "20"]
+    assert bodies[-1] == {
+        "origin": outside.origin,
+        "size": "20",
+        "root": outside.tree.root().hex(),
+        "cosigned_at": str(at),
+    }
+
+
+async def test_200_an_agent_s_log_by_http_and_grpc_alike(asked: Asked, member: Member) -> None:
+    log = await _uploaded(member, 9)
+    assert (await asked.post(_of(log, 0, 4))).status_code == 200
+    request = audit_pb2.WitnessRequest(
+        epoch=1, old_size=4, consistency_proof=log.proof(4, 6), checkpoint=log.checkpoint(6)
+    )
+    await member.audit.Witness(request, timeout=TIMEOUT)
+    answer = await asked.post(_of(log, 6, 9))
+    assert answer.status_code == 200
+    verify_cosignature(split_note(log.checkpoint(9))[0], answer.content, asked.key)
+    head = await member.audit.Head(audit_pb2.HeadRequest(epoch=1))
+    assert head.witnessed_size == 9
+    assert answer.content in head.checkpoint
+    # One leaf for each, whichever way it came.
+    assert [(b["origin"], b["size"]) for b in await asked.leaves()] == [
+        (log.origin, size) for size in ("4", "6", "9")
+    ]
+
+
+async def test_repeated_soon_is_the_same_line_and_no_leaf(
+    asked: Asked, outside: OutsideTree
+) -> None:
+    first = await asked.post(outside.request(0))
+    again = [await asked.post(outside.request(20)) for _ in range(3)]
+    assert {answer.content for answer in again} == {first.content}
+    assert len(await asked.leaves()) == 1
+    asked.centre.clock.offset += 61
+    later = await asked.post(outside.request(20))
+    assert later.status_code == 200
+    assert later.content != first.content
+    assert len(await asked.leaves()) == 2
+
+
+async def test_400_malformed(asked: Asked, outside: OutsideTree) -> None:
+    good = outside.request(0).encode()
+    for body in (
+        b"",
+        b"old 0\n",
+        good[1:],
+        good.replace(b"old 0", b"old 00"),
+        good.replace(b"\n\n", b"\n", 1),
+        good.replace(b"\n20\n", b"\n020\n"),
+        good[:-1],
+        b"old 0\n\n" + sign("log.example/one\n20\n", [outside.key]),
+    ):
+        answer = await asked.post(body)
+        assert answer.status_code == 400, body
+        assert answer.headers["content-type"].startswith("text/plain")
+    # The old size is above the checkpoint's, whatever was cosigned.
+    assert await asked.status(AddCheckpoint(5, (), outside.note(4))) == 400
+    assert await asked.leaves() == []
+
+
+async def test_403_no_trusted_signature(asked: Asked, outside: OutsideTree) -> None:
+    forged = OutsideTree(outside.origin, "another key", 20)
+    assert await asked.status(forged.request(0)) == 403
+    note = outside.note()
+    # Name and key id are the log's, the signature is not.
+    text, (signature,) = split_note(note)
+    broken = bytes([signature.data[0] ^ 1]) + signature.data[1:]
+    line = type(signature)(signature.name, signature.key_id, broken).line()
+    bad = text.encode() + b"\n" + line
+    assert await asked.status(AddCheckpoint(0, (), bad)) == 403
+    # Others' signatures are passed over, and not kept: they are anybody's words.
+    strange = OutsideTree("strange.example/x").key.signature(text).line()
+    assert await asked.status(AddCheckpoint(0, (), note + strange)) == 200
+    kept = await asked.centre.read(lambda tx: tx.witnessing.log(outside.origin))
+    assert kept.checkpoint == note
+
+
+async def test_404_unknown_origin(asked: Asked, member: Member) -> None:
+    log = await _uploaded(member, 3)
+    for origin in (
+        "unknown.example/x",
+        "example.org/acme/north/e2",
+        "example.org/acme/north/e01",
+        "example.org/acme/north/1",
+        "example.org/acme/north/e1/e1",
+        "example.org/acme/south/e1",
+        "example.org/_operators/coordinator/e1",
+        "example.org/_witness/coordinator/e1",
+        "example.org/acme/north/e" + "9" * 30,
+    ):
+        assert await asked.status(OutsideTree(origin, size=3).request(0)) == 404, origin
+    assert await asked.status(_of(log, 0, 3)) == 200
+
+
+async def test_403_a_banned_agent_s_log(asked: Asked, member: Member) -> None:
+    log = await _uploaded(member, 3)
+    await asked.centre.admin.BanAgent(admin_pb2.AgentRequest(tenant="acme", agent="north"))
+    answer = await asked.post(_of(log, 0, 3))
+    assert (answer.status_code, answer.text) == (403, "checkpoint: the log's agent is banned\n")
+
+
+async def test_409_names_the_size(asked: Asked, outside: OutsideTree) -> None:
+    await asked.post(outside.request(0, 8))
+    for old, new in ((0, 20), (7, 20), (9, 20), (20, 20)):
+        answer = await asked.post(outside.request(old, new))
+        assert answer.status_code == 409
+        assert answer.headers["content-type"] == "text/x.tlog.size"
+        assert answer.content == b"8\n"
+    assert await asked.status(outside.request(8)) == 200
+
+
+async def test_422_what_does_not_follow(asked: Asked, outside: OutsideTree) -> None:
+    empty = outside.note(0, root=LIE)
+    assert await asked.status(AddCheckpoint(0, (), empty)) == 422
+    assert await asked.status(AddCheckpoint(0, (LIE,), outside.note(8))) == 422
+    await asked.post(outside.request(0, 8))
+    for proof in ((), (LIE,) * 2, outside.proof(8)[:-1], outside.proof(7)):
+        assert await asked.status(AddCheckpoint(8, proof, outside.note())) == 422
+    assert await asked.status(AddCheckpoint(8, outside.proof(8, 20), outside.note(root=LIE))) == 422
+    assert await asked.status(AddCheckpoint(8, (LIE,), outside.note(8))) == 422
+    # None of this says that the log lies: whoever asks may have sent another's checkpoint.
+    assert (await asked.centre.read(lambda tx: tx.witnessing.log(outside.origin))).fork is None
+    fork = outside.note(8, root=LIE)
+    for _ in range(2):
+        assert await asked.status(AddCheckpoint(8, (), fork)) == 422
+    assert await asked.status(outside.request(8)) == 200
+    # Of one size the log signed two roots: both notes are kept, also when it grows.
+    kept = await asked.centre.read(lambda tx: tx.witnessing.log(outside.origin))
+    assert kept.fork == (outside.note(8), fork)
+    assert [body["size"] for body in await asked.leaves()] == ["8", "20"]
+    assert EMPTY_ROOT != LIE
+
+
+async def test_422_of_an_agent_is_evidence_only_where_the_agent_signed_it(
+    asked: Asked, member: Member
+) -> None:
+    log = await _uploaded(member, 6)
+    assert await asked.status(AddCheckpoint(0, (LIE,), log.checkpoint(6))) == 422
+    assert await asked.centre.read(lambda tx: tx.logs.evidence(member.agent)) == []
+    lie = log.checkpoint(6, root=LIE)
+    strange = OutsideTree("strange.example/x").key.signature(split_note(lie)[0]).line()
+    for note in (lie, lie + strange):
+        assert await asked.status(AddCheckpoint(0, (), note)) == 422
+    kept = await asked.centre.read(lambda tx: tx.logs.evidence(member.agent))
+    assert [(e.kind, e.data) for e in kept] == [("root", lie)]
+
+
+async def test_424_leaves_first(asked: Asked, member: Member) -> None:
+    log = await _uploaded(member, 3)
+    log.add(2)
+    assert await asked.status(_of(log, 0, 5)) == 424
+
+
+async def test_extension_lines_are_cosigned_for_outside_logs_alone(
+    asked: Asked, outside: OutsideTree, member: Member
+) -> None:
+    text = split_note(outside.note(8))[0] + "an extension\n"
+    answer = await asked.post(AddCheckpoint(0, (), sign(text, [outside.key])))
+    assert answer.status_code == 200
+    signature = answer.content.decode().split(" ")
+    assert signature[1] == asked.key.name
+    log = await _uploaded(member, 3)
+    text = split_note(log.checkpoint())[0] + "an extension\n"
+    assert await asked.status(AddCheckpoint(0, (), sign(text, [log.key]))) == 400
+
+
+async def test_two_keys_of_one_origin_are_both_trusted(tmp_path: Path) -> None:
+    one, two = OutsideTree(size=9), OutsideTree(seed="next", size=9)
+    async with asking(tmp_path / "home", one, two) as asked:
+        assert await asked.status(one.request(0, 4)) == 200
+        assert await asked.status(two.request(4)) == 200
+
+
+async def test_concurrent_requests_never_roll_back(asked: Asked, outside: OutsideTree) -> None:
+    answers = await asyncio.gather(*(asked.post(outside.request(0, n)) for n in range(1, 21)))
+    assert sorted(a.status_code for a in answers).count(200) == 1
+    assert {a.status_code for a in answers} == {200, 409}
+    bodies = await asked.leaves()
+    assert len(bodies) == 1
+    stored = await asked.centre.read(lambda tx: tx.witnessing.log(outside.origin))
+    assert str(stored.size) == bodies[0]["size"]
+
+
+async def test_sizes_outlive_a_restart(tmp_path: Path, outside: OutsideTree) -> None:
+    for old, new in ((0, 8), (8, 20)):
+        async with asking(tmp_path / "home", outside) as asked:
+            if old:
+                assert (await asked.post(outside.request(0, new))).content == b"8\n"
+            assert await asked.status(outside.request(old, new)) == 200
+            assert len(await asked.leaves()) == (2 if old else 1)
+
+
+async def test_other_paths_and_methods(asked: Asked) -> None:
+    assert (await asked.http.get("/add-checkpoint")).status_code == 405
+    assert (await asked.http.post("/", content=b"")).status_code == 404
+    answer = await asked.post(b"", headers={"content-encoding": "gzip"})
+    assert answer.status_code == 400
+
+
+async def test_413_and_408_bodies_without_end(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await asked.status(b"x" * (MAX_BODY + 1)) == 413
+
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(3 * MAX_BODY // 65_536):
+            yield b"x" * 65_536
+
+    answer = await asked.http.post("/add-checkpoint", content=endless())
+    assert answer.status_code == 413
+    monkeypatch.setattr(tlog_witness, "BODY_SECONDS", 0.1)
+    host, _, port = asked.centre.up.witness.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"POST /add-checkpoint HTTP/1.1\r\nhost: w\r\ncontent-length: 100\r\n\r\nold")
+    async with asyncio.timeout(TIMEOUT):
+        assert b" 408 " in await reader.readline()
+        await reader.read()  # and the connection ends
+    writer.close()
+
+
+async def test_it_is_counted(asked: Asked, outside: OutsideTree) -> None:
+    await asked.post(outside.request(0))
+    await asked.post(b"")
+    registry = asked.centre.up.parts.metrics.registry
+    name = "exclave_coordinator_witness_requests_total"
+    assert registry.get_sample_value(name, {"status": "200"}) == 1
+    assert registry.get_sample_value(name, {"status": "400"}) == 1
+
+
+async def test_hostile_bodies_are_refused_and_change_nothing(
+    asked: Asked, outside: OutsideTree
+) -> None:
+    good = outside.request(0).encode()
+    loop = asyncio.get_running_loop()
+
+    @settings(
+        max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
+    @given(st.binary(max_size=400), st.integers(0, len(good)), st.integers(0, len(good)))
+    def attack(noise: bytes, begin: int, end: int) -> None:
+        body = good[: min(begin, end)] + noise + good[max(begin, end) :]
+        if body != good:
+            work = asyncio.run_coroutine_threadsafe(asked.status(body), loop)
+            assert work.result(TIMEOUT) in (400, 403, 404, 409, 422)
+
+    await asyncio.to_thread(attack)
+    assert await asked.leaves() == []
+    assert await asked.status(good) == 200
+
+
+def test_the_interface_is_off_by_default_and_loopback_alone(tmp_path: Path) -> None:
+    from exclave_coordinator.config import Settings, check
+    from exclave_coordinator.errors import SetupError
+
+    assert Settings().witness_listen == ""
+    for good in ("127.0.0.1:7446", "[::1]:7446", "localhost:7446"):
+        check({"witness_listen": good}, "t")
+    for bad in ("0.0.0.0:7446", "192.0.2.1:1", "w.example:1", "[::]:1", "127.0.0.1"):
+        with pytest.raises(SetupError, match="witness_listen"):
+            check({"witness_listen": bad}, "t")
+
+
+def test_the_lists_are_checked_by_place() -> None:
+    from exclave_coordinator.config import check, outside_witnesses
+    from exclave_coordinator.errors import SetupError
+    from exclave_testing.witnesses import FakeWitness
+
+    log, witness = OutsideTree(), FakeWitness()
+    ours = OutsideTree("example.org/acme/north/e1")
+    quoted = OutsideTree('log.example/"')
+    check({"witness_logs": [log.vkey]}, "t")
+    for bad, what in (
+        ([log.vkey, "x"], "entry 2: vkey"),
+        ([log.vkey[:-4] + "AAA="], "entry 1: vkey"),
+        ([ours.vkey], "entry 1: a log of our own"),
+        ([quoted.vkey], "entry 1: its name"),
+        ([log.vkey] * 5000, "more than 4096"),
+        ("x", "list of strings"),
+        ([1], "list of strings"),
+    ):
+        with pytest.raises(SetupError, match=what):
+            check({"witness_logs": bad}, "t")
+    entry = f"https://w.example/prefix/ {witness.key.vkey}"
+    checked = check({"outside_witnesses": [entry]}, "t")
+    assert outside_witnesses(checked) == (("https://w.example/prefix", witness.key),)
+    for bad, what in (
+        ([entry, entry], "entry 2: this witness"),
+        ([witness.key.vkey], "entry 1: must be"),
+        ([f"ftp://w {witness.key.vkey}"], "entry 1: must be"),
+        ([f"https://u:p@w {witness.key.vkey}"], "entry 1: must be"),
+        ([f"https://w:x {witness.key.vkey}"], "entry 1: must be"),
+        ([f"https://w/?q {witness.key.vkey}"], "entry 1: must be"),
+        ([f"https://w {log.vkey}"], "entry 1: a log's key"),
+        ([f"https://w {witness.key.vkey} x"], "entry 1"),
+    ):
+        with pytest.raises(SetupError, match=what):
+            check({"outside_witnesses": bad}, "t")
+
+
+def test_settings_with_lists_are_written_and_read_again(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from exclave_coordinator.config import Settings, load, render
+
+    wanted = replace(Settings(), witness_logs=(OutsideTree().vkey, OutsideTree("b.example/x").vkey))
+    file = tmp_path / "coordinator.toml"
+    file.write_text(render(wanted))
+    assert load(file) == wanted
+    assert json.dumps(wanted.witness_logs)
