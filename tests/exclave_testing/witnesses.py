@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from exclave_coordinator.errors import Denied, Inconsistent, Invalid, NotFound, Stale
+from exclave_coordinator.errors import Denied, Inconsistent, Invalid, NotFound, Stale, Unavailable
 from exclave_protocol.checkpoint import Checkpoint, CosignerKey, cosign, sign_checkpoint
 from exclave_protocol.errors import NoteError, ProofError
 from exclave_protocol.note import SigningKey, VerifyKey, open_note, split_note
@@ -75,7 +73,7 @@ class FakeWitness:
     logs: Sequence[str] = ()
     """Vkeys of the logs that it cosigns."""
     name: str = "witness.example/w1"
-    now: int = 1_900_000_000
+    now: int = 1_700_000_000
     fault: Exception | None = None
     """Raised by every request."""
     answer: bytes | None = None
@@ -85,7 +83,6 @@ class FakeWitness:
     asked: list[AddCheckpoint] = field(default_factory=list)
     heads: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     """Size and root by origin."""
-    called: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def cosigner(self) -> CosignerKey:
@@ -100,7 +97,6 @@ class FakeWitness:
     async def add_checkpoint(self, old_size: int, proof: Sequence[bytes], note: bytes) -> bytes:
         """See `ports.OutsideWitness`."""
         self.asked.append(AddCheckpoint(old_size, tuple(proof), note))
-        self.called.set()
         if self.fault is not None:
             raise self.fault
         try:
@@ -117,7 +113,7 @@ class FakeWitness:
             raise Denied("key", code="signature") from error
         self._advance(head, old_size, proof)
         if self.lose_answers:
-            raise ConnectionError("the answer was lost")
+            raise Unavailable("the answer was lost")
         return self.answer if self.answer is not None else cosign(text, self.cosigner, self.now)
 
     def _advance(self, head: Checkpoint, old_size: int, proof: Sequence[bytes]) -> None:
@@ -131,13 +127,3 @@ class FakeWitness:
         except ProofError as error:
             raise Inconsistent("proof") from error
         self.heads[head.origin] = (head.size, head.root)
-
-
-@contextmanager
-def faulty(witness: FakeWitness, fault: Exception) -> Iterator[None]:
-    """The witness fails so for as long as the block runs."""
-    witness.fault = fault
-    try:
-        yield
-    finally:
-        witness.fault = None

@@ -112,6 +112,7 @@ def witnesses(session: Session, as_json: bool) -> None:
     if as_json:
         output.emit(_witnesses_json(answer))
         return
+    click.echo(f"our witness: {answer.witness_vkey}")
     for own in answer.own:
         click.echo(f"{own.origin}: {own.size} leaves\n  key {own.vkey}")
         click.echo("".join(f"  | {line}\n" for line in own.checkpoint.decode().splitlines()))
