@@ -276,7 +276,7 @@ async def _serve_witness(parts: Parts, settings: Settings, stack: AsyncExitStack
     """The witness's HTTP interface, until the stack ends; returns host:port."""
     # Here, not above: most coordinators serve no HTTP.
     from exclave_coordinator.api.tlog_witness import WitnessApi
-    from exclave_service.bounded_http import bind_tcp, served
+    from exclave_http.bounded import bind_tcp, served
 
     host, port = config.split_endpoint(settings.witness_listen, "witness_listen")
     try:

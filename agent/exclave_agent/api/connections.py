@@ -5,7 +5,7 @@ from __future__ import annotations
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 
 from exclave_agent.errors import Unavailable
-from exclave_service.bounded_http import BoundedProtocol
+from exclave_http.bounded import BoundedProtocol
 
 from .errors import tell
 from .exchange import JSON, encode_json

@@ -15,7 +15,7 @@ from typing import Protocol
 from starlette.types import ASGIApp
 
 from exclave_agent.errors import AgentError
-from exclave_service.bounded_http import bind_tcp, served
+from exclave_http.bounded import bind_tcp, served
 
 from .connections import AgentProtocol
 

@@ -15,7 +15,7 @@ import uvloop
 
 from exclave_agent.api.exchange import Limits
 from exclave_agent.api.server import Listening
-from exclave_service import bounded_http as connections
+from exclave_http import bounded as connections
 from exclave_testing.local_api import ANALYST, LocalApi, served, until
 from exclave_testing.runtimes import FakeRuntimes
 
