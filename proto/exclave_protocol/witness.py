@@ -1,4 +1,4 @@
-"""What a log and its witness say to each other over HTTP (C2SP tlog-witness, add-checkpoint)."""
+"""What a log and its witness say to each other (C2SP tlog-witness), and what that leaves behind."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .canonical import JsonValue
+from .checkpoint import Checkpoint
 from .errors import NoteError, ProofError
 from .note import MAX_NOTE, unbase64
 from .tree import HASH_SIZE, MAX_SIZE, Frontier, Node, consistency_proof
@@ -73,6 +75,19 @@ def parse_size(body: bytes) -> int:
     if match is None or int(match[1]) > MAX_SIZE:
         raise NoteError("size: not one decimal without leading zeroes and a newline")
     return int(match[1])
+
+
+def cosigned_body(checkpoint: Checkpoint, cosigned_at: int) -> dict[str, JsonValue]:
+    """The body of a COSIGNED leaf: what the cosignature says, in fields of its own.
+
+    `cosigned_at`: the cosignature's timestamp, seconds since the epoch.
+    """
+    return {
+        "origin": checkpoint.origin,
+        "size": str(checkpoint.size),
+        "root": checkpoint.root.hex(),
+        "cosigned_at": str(cosigned_at),
+    }
 
 
 def proof_between(old: Frontier, new: int, added: Sequence[bytes]) -> list[bytes]:

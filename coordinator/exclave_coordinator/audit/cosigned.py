@@ -8,6 +8,7 @@ from exclave_protocol.canonical import JsonValue
 from exclave_protocol.checkpoint import Checkpoint
 from exclave_protocol.leaf import LeafType
 from exclave_protocol.note import SigningKey
+from exclave_protocol.witness import cosigned_body
 
 
 class CosignedLog(OwnLog):
@@ -23,10 +24,4 @@ class CosignedLog(OwnLog):
 
         `cosigned_at`: the cosignature's timestamp, seconds since the epoch.
         """
-        body: dict[str, JsonValue] = {
-            "origin": checkpoint.origin,
-            "size": str(checkpoint.size),
-            "root": checkpoint.root.hex(),
-            "cosigned_at": str(cosigned_at),
-        }
-        return self.add(tx, LeafType.COSIGNED, body)
+        return self.add(tx, LeafType.COSIGNED, cosigned_body(checkpoint, cosigned_at))
