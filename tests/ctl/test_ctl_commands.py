@@ -330,10 +330,8 @@ def test_the_witness_s_log_is_read_as_well(ctl: Ctl, coordinator: FakeCoordinato
 
 def own_log(witness: FakeWitness, tree: OutsideTree, **change: Any) -> pb.OwnLog:
     """One that the witness has cosigned at its size less one."""
-    text = split_note(tree.note(tree.tree.size - 1))[0]
-    note = add_signature(
-        tree.note(tree.tree.size - 1), cosign(text, witness.cosigner, 1_700_000_000)
-    )
+    signed = tree.note(tree.tree.size - 1)
+    line = cosign(split_note(signed)[0], witness.cosigner, 1_700_000_000)
     given = {
         "witness_vkey": witness.key.vkey,
         "size": tree.tree.size - 1,
