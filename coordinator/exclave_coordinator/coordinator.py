@@ -36,7 +36,7 @@ from exclave_coordinator.fleet.enroll import Enrollment
 from exclave_coordinator.fleet.registry import Registry
 from exclave_coordinator.fleet.sessions import Sessions
 from exclave_coordinator.home import Home, hold, write_endpoints
-from exclave_coordinator.ports import Clock, Ids, OutsideWitness, Rng
+from exclave_coordinator.ports import Clock, Ids, Rng
 from exclave_coordinator.releases.publish import Publisher
 from exclave_coordinator.releases.rollout import Rollouts
 from exclave_coordinator.storage.artifacts import ObjectArtifacts
@@ -44,6 +44,7 @@ from exclave_coordinator.storage.database import Database
 from exclave_coordinator.storage.files import FileTenantKeys, load_ed25519
 from exclave_coordinator.storage.migrate import migrate
 from exclave_coordinator.telemetry.metrics import Metrics
+from exclave_coordinator.witness_ports import OutsideWitness
 from exclave_protocol.checkpoint import CosignerKey, cosigned_origin, operator_origin
 from exclave_protocol.note import SigningKey
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final
 
 import httpx2
@@ -22,7 +23,7 @@ MAX_ANSWER: Final = 16_384
 
 
 class HttpWitness:
-    """`ports.OutsideWitness`."""
+    """`witness_ports.OutsideWitness`."""
 
     def __init__(self, url: str, key: VerifyKey, client: httpx2.AsyncClient) -> None:
         """`url`: the submission prefix, without a slash at its end."""
@@ -36,7 +37,7 @@ class HttpWitness:
         return self._key
 
     async def add_checkpoint(self, old_size: int, proof: Sequence[bytes], note: bytes) -> bytes:
-        """See `ports.OutsideWitness.add_checkpoint`."""
+        """See `witness_ports.OutsideWitness.add_checkpoint`."""
         body = AddCheckpoint(old_size, tuple(proof), note).encode()
         try:
             async with asyncio.timeout(TOTAL_SECONDS):
@@ -67,7 +68,9 @@ async def reaching(
 ) -> AsyncIterator[list[HttpWitness]]:
     """The configured witnesses, with the connections that they share."""
     async with httpx2.AsyncClient(
-        # Only what we were told of: no redirects, no proxy out of the environment.
+        # Only what we were told of: no redirects, no proxy out of the environment, no cookies,
+        # which would be kept for as long as we run.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         follow_redirects=False,
         trust_env=False,
         timeout=httpx2.Timeout(TOTAL_SECONDS, connect=CONNECT_SECONDS),

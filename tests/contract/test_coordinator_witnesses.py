@@ -13,7 +13,7 @@ import pytest
 from exclave_coordinator import outside as adapter
 from exclave_coordinator.errors import Denied, Inconsistent, Invalid, NotFound, Stale, Unavailable
 from exclave_coordinator.outside import reaching
-from exclave_coordinator.ports import OutsideWitness
+from exclave_coordinator.witness_ports import OutsideWitness
 from exclave_protocol.checkpoint import verify_cosignature
 from exclave_protocol.note import VerifyKey, split_note
 from exclave_testing.coordinator import running_coordinator
@@ -150,6 +150,28 @@ async def test_whatever_comes_back_is_unavailable_and_in_time(
     async with asyncio.timeout(10), lying(script) as witness:
         with pytest.raises(Unavailable, match=what):
             await witness.add_checkpoint(0, (), OutsideTree(size=1).note())
+
+
+async def test_nothing_is_kept_of_a_witness_s_cookies() -> None:
+    heads: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 404 No\r\nset-cookie: a=b\r\ncontent-length: 0\r\n")
+        writer.write(b"connection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with reaching(
+        [(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", FakeWitness().key)]
+    ) as (witness,):
+        for _ in range(2):
+            with pytest.raises(NotFound):
+                await witness.add_checkpoint(0, (), OutsideTree(size=1).note())
+    server.close()
+    assert len(heads) == 2
+    assert not any(b"cookie" in head.lower() for head in heads)
 
 
 async def test_nobody_listens() -> None:

@@ -16,10 +16,11 @@ from exclave_coordinator.audit.oplog import OK, Act, OperatorLog
 from exclave_coordinator.audit.submit import BACKOFF, Submitter
 from exclave_coordinator.config import load, render
 from exclave_coordinator.errors import StorageError, Unavailable
-from exclave_coordinator.ports import Cosignature, Tx
+from exclave_coordinator.ports import Tx
 from exclave_coordinator.storage import database
 from exclave_coordinator.storage.database import Database
 from exclave_coordinator.storage.files import load_ed25519
+from exclave_coordinator.witness_ports import Cosignature
 from exclave_protocol.checkpoint import (
     Checkpoint,
     cosign,

@@ -68,7 +68,7 @@ class OutsideTree:
 
 @dataclass
 class FakeWitness:
-    """`ports.OutsideWitness` in memory: the rules of tlog-witness, and every fault."""
+    """`witness_ports.OutsideWitness` in memory: the rules of tlog-witness, and every fault."""
 
     logs: Sequence[str] = ()
     """Vkeys of the logs that it cosigns."""
@@ -91,11 +91,11 @@ class FakeWitness:
 
     @property
     def key(self) -> VerifyKey:
-        """See `ports.OutsideWitness`."""
+        """See `witness_ports.OutsideWitness`."""
         return self.cosigner.verify_key
 
     async def add_checkpoint(self, old_size: int, proof: Sequence[bytes], note: bytes) -> bytes:
-        """See `ports.OutsideWitness`."""
+        """See `witness_ports.OutsideWitness`."""
         self.asked.append(AddCheckpoint(old_size, tuple(proof), note))
         if self.fault is not None:
             raise self.fault

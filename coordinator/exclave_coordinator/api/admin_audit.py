@@ -15,7 +15,8 @@ from exclave_coordinator.audit.submit import Standing
 from exclave_coordinator.config import outside_witnesses
 from exclave_coordinator.errors import Invalid
 from exclave_coordinator.fleet.enroll import name
-from exclave_coordinator.ports import ChainState, Cosignature, OutsideLog, Tx
+from exclave_coordinator.ports import ChainState, Tx
+from exclave_coordinator.witness_ports import Cosignature, OutsideLog
 from exclave_protocol.pb import admin_pb2 as pb
 from exclave_protocol.wire import CHUNK
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from exclave_coordinator.errors import Precondition
-from exclave_coordinator.ports import Evidence, Log, OutsideLog, Tx
+from exclave_coordinator.ports import Evidence, Log, Tx
+from exclave_coordinator.witness_ports import OutsideLog
 from exclave_protocol.checkpoint import Checkpoint
 from exclave_protocol.errors import ProofError
 from exclave_protocol.note import VerifyKey

@@ -16,7 +16,8 @@ from exclave_coordinator.errors import (
     StorageError,
     Unavailable,
 )
-from exclave_coordinator.ports import Clock, Cosignature, OutsideWitness, Rng, Store, Tx
+from exclave_coordinator.ports import Clock, Rng, Store, Tx
+from exclave_coordinator.witness_ports import Cosignature, OutsideWitness
 from exclave_protocol.errors import NoteError
 from exclave_protocol.note import VerifyKey, add_signature, parse_lines, split_note
 from exclave_protocol.tree import Frontier
@@ -37,8 +38,6 @@ class Standing:
     code: str = ""
     """Of the last refusal; empty: the last request was granted, or none was made."""
     message: str = ""
-    failures: int = 0
-    """In a row."""
 
 
 class Told(Protocol):
@@ -96,7 +95,7 @@ class Submitter:
         except (Refused, StorageError) as error:
             self._failed(own, witness, standing, error)
             return False
-        standing.code, standing.message, standing.failures = "", "", 0
+        standing.code, standing.message = "", ""
         return True
 
     def _pause(self, failures: int) -> float:
@@ -110,7 +109,6 @@ class Submitter:
     ) -> None:
         """Said when it changes: a witness that is down for a week is one line."""
         self._told.outcome(witness.key.name, error.code)
-        standing.failures += 1
         if (standing.code, standing.message) == (error.code, error.message):
             return
         standing.code, standing.message = error.code, error.message

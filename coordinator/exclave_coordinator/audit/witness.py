@@ -24,7 +24,8 @@ from exclave_coordinator.errors import (
     Precondition,
     Stale,
 )
-from exclave_coordinator.ports import ACTIVE, AgentKey, Clock, Log, OutsideLog, Store, Tx
+from exclave_coordinator.ports import ACTIVE, AgentKey, Clock, Log, Store, Tx
+from exclave_coordinator.witness_ports import OutsideLog
 from exclave_protocol.checkpoint import Checkpoint, CosignerKey, cosign, log_origin
 from exclave_protocol.errors import NoteError
 from exclave_protocol.note import VerifyKey, add_signature, open_note, split_note

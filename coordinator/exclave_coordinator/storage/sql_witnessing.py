@@ -7,13 +7,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Table, and_, insert, select, update
 
-from exclave_coordinator.ports import Cosignature, OutsideLog
 from exclave_coordinator.storage.rows import peaks_of
 from exclave_coordinator.storage.tables import outside_cosignatures, outside_logs
+from exclave_coordinator.witness_ports import Cosignature, OutsideLog
 
 
 class SqlWitnessing:
-    """`ports.Witnessing`."""
+    """`witness_ports.Witnessing`."""
 
     def __init__(self, connection: Connection) -> None:
         self._db = connection
