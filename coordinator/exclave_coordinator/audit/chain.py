@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from exclave_coordinator.ports import Chain, ChainState, Clock, StoredLeaf, Tx
 from exclave_protocol.canonical import JsonValue
 from exclave_protocol.checkpoint import Checkpoint, sign_checkpoint
+from exclave_protocol.errors import ProofError
 from exclave_protocol.leaf import Leaf, LeafType, encode_leaf
 from exclave_protocol.note import SigningKey
 from exclave_protocol.tree import Frontier, leaf_hash
@@ -81,10 +82,12 @@ class OwnLog:
         """The head now, with the proof that it extends the first `size` leaves.
 
         `known` is the frontier at that size, or at a smaller one: what lies between is read.
-        Raises: ProofError when the log has fewer leaves.
+        Raises: ProofError when the log has fewer leaves, or `known` is of more.
         """
         chain = self._table(tx)
         state = chain.state()
+        if not known.size <= size <= state.size:
+            raise ProofError(f"no proof from size {size} to size {state.size}")
         old = known.copy()
         while old.size < size:
             old.extend(chain.hashes(old.size, min(size, old.size + _PAGE)))
