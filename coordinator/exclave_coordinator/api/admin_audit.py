@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, BinaryIO, Final
 
 from exclave_coordinator.api.convert import number
@@ -23,7 +23,7 @@ from exclave_protocol.wire import CHUNK
 MAX_LEAVES: Final = 1_000
 """Most leaves of one ReadOperatorLog."""
 MAX_REPLY: Final = 4 << 20
-"""Most leaf bytes of one ReadOperatorLog."""
+"""Most leaf bytes of one ReadOperatorLog, and bytes of outside logs' notes of one ListWitnesses."""
 
 
 class AuditCalls:
@@ -102,11 +102,13 @@ class AuditCalls:
         parts = self._parts
 
         def job(tx: Tx) -> pb.ListWitnessesResponse:
-            stored = tx.witnessing.cosignatures()
+            stored, logs = tx.witnessing.cosignatures(), tx.witnessing.logs()
+            fitting = list(_fitting(logs))
             return pb.ListWitnessesResponse(
                 own=[_own_log(parts, own, tx, stored) for own in (parts.operators, parts.cosigned)],
-                outside=[_outside_log(log) for log in tx.witnessing.logs()],
+                outside=[_outside_log(log) for log in fitting],
                 witness_vkey=parts.witness.vkey,
+                outside_left_out=len(logs) - len(fitting),
             )
 
         return await parts.store.read(job)
@@ -138,6 +140,16 @@ def _own_log(parts: Parts, own: OwnLog, tx: Tx, stored: Sequence[Cosignature]) -
         checkpoint=own.checkpoint(state),
         cosignatures=cosignatures,
     )
+
+
+def _fitting(logs: Sequence[OutsideLog]) -> Iterator[OutsideLog]:
+    """As many as have room in one reply: their notes are as long as those logs like."""
+    room = MAX_REPLY
+    for log in logs:
+        room -= len(log.checkpoint) + sum(map(len, log.fork or ()))
+        if room < 0:
+            return
+        yield log
 
 
 def _outside_log(log: OutsideLog) -> pb.OutsideLog:

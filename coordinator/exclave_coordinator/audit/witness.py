@@ -32,6 +32,8 @@ from exclave_protocol.note import VerifyKey, add_signature, open_note, split_not
 from exclave_protocol.tree import HASH_SIZE
 from exclave_protocol.witness import MAX_PROOF, AddCheckpoint
 
+MAX_TEXT = 4096
+"""Characters of a checkpoint's text: extension lines are kept as they stand."""
 FRESH_SECONDS = 60
 """A checkpoint that was cosigned this lately gets the same line again, and no leaf: else whoever
 has a copy of it could make our own log grow as fast as they can ask."""
@@ -178,6 +180,8 @@ def _open(subject: Subject, request: AddCheckpoint) -> Submitted:
         checkpoint = Checkpoint.parse(text, extensions=subject.extensions)
     except NoteError as error:
         raise Invalid(f"checkpoint: {error.message}", code="note") from error
+    if len(text) > MAX_TEXT:
+        raise Invalid(f"checkpoint: more than {MAX_TEXT} characters of text", code="note")
     if checkpoint.origin != subject.origin:
         raise Denied("checkpoint: its origin is not the calling agent's log", code="origin")
     try:

@@ -139,6 +139,8 @@ def witnesses(session: Session, as_json: bool) -> None:
         ],
         "",
     )
+    if answer.outside_left_out:
+        output.warn(f"{answer.outside_left_out} more outside logs did not fit the answer")
 
 
 def _state(item: pb.OutsideCosignature) -> str:
@@ -181,6 +183,7 @@ def _witnesses_json(answer: pb.ListWitnessesResponse) -> dict[str, object]:
             }
             for log in answer.outside
         ],
+        "outside_left_out": answer.outside_left_out,
     }
 
 

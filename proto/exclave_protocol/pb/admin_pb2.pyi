@@ -325,14 +325,16 @@ class ListWitnessesRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ListWitnessesResponse(_message.Message):
-    __slots__ = ("own", "outside", "witness_vkey")
+    __slots__ = ("own", "outside", "witness_vkey", "outside_left_out")
     OWN_FIELD_NUMBER: _ClassVar[int]
     OUTSIDE_FIELD_NUMBER: _ClassVar[int]
     WITNESS_VKEY_FIELD_NUMBER: _ClassVar[int]
+    OUTSIDE_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     own: _containers.RepeatedCompositeFieldContainer[OwnLog]
     outside: _containers.RepeatedCompositeFieldContainer[OutsideLog]
     witness_vkey: str
-    def __init__(self, own: _Optional[_Iterable[_Union[OwnLog, _Mapping]]] = ..., outside: _Optional[_Iterable[_Union[OutsideLog, _Mapping]]] = ..., witness_vkey: _Optional[str] = ...) -> None: ...
+    outside_left_out: int
+    def __init__(self, own: _Optional[_Iterable[_Union[OwnLog, _Mapping]]] = ..., outside: _Optional[_Iterable[_Union[OutsideLog, _Mapping]]] = ..., witness_vkey: _Optional[str] = ..., outside_left_out: _Optional[int] = ...) -> None: ...
 
 class OwnLog(_message.Message):
     __slots__ = ("origin", "vkey", "size", "checkpoint", "cosignatures")
