@@ -4,95 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from exclave_coordinator.api import tlog_witness
 from exclave_coordinator.errors import StorageError
-from exclave_protocol.checkpoint import Checkpoint, verify_cosignature
-from exclave_protocol.leaf import LeafType, decode_leaf
-from exclave_protocol.note import VerifyKey, sign, split_note
+from exclave_protocol.checkpoint import verify_cosignature
+from exclave_protocol.note import sign, split_note
 from exclave_protocol.pb import admin_pb2, audit_pb2
-from exclave_protocol.tree import leaf_hash as hash_of
-from exclave_protocol.tree import root_of
-from exclave_protocol.witness import MAX_BODY, AddCheckpoint
+from exclave_protocol.witness import AddCheckpoint
 from exclave_testing.coordinator import (
     TIMEOUT,
     AgentLog,
     Member,
-    RunningCoordinator,
-    running_coordinator,
 )
+from exclave_testing.witness_http import Asked, asking
 from exclave_testing.witnesses import OutsideTree
 
 LIE = hashlib.sha256(b"lie").digest()
-
-
-class Asked:
-    """The witness's HTTP interface of a coordinator that runs."""
-
-    def __init__(self, centre: RunningCoordinator, http: httpx.AsyncClient) -> None:
-        self.centre = centre
-        self.http = http
-        self.key = VerifyKey.parse(centre.up.parts.witness.vkey)
-
-    async def post(self, request: AddCheckpoint | bytes, **options: Any) -> httpx.Response:
-        """POST add-checkpoint."""
-        body = request if isinstance(request, bytes) else request.encode()
-        return await self.http.post("/add-checkpoint", content=body, **options)
-
-    async def status(self, request: AddCheckpoint | bytes) -> int:
-        """Only the status."""
-        return (await self.post(request)).status_code
-
-    async def leaves(self) -> list[dict[str, Any]]:
-        """Bodies of the witness's log behind GENESIS, its chain and checkpoint verified."""
-        answer = await self.centre.admin.ReadOperatorLog(
-            admin_pb2.ReadOperatorLogRequest(log=admin_pb2.ReadOperatorLogRequest.COSIGNED),
-            timeout=TIMEOUT,
-        )
-        leaves = [decode_leaf(data) for data in answer.leaves]
-        for before, leaf in zip(answer.leaves, leaves[1:], strict=False):
-            assert leaf.prev == hash_of(before)
-        if leaves:
-            assert leaves[0].type is LeafType.GENESIS
-            assert leaves[0].body["witness_vkey"] == self.key.vkey
-            head = Checkpoint.parse(split_note(answer.checkpoint)[0])
-            assert head.origin == "example.org/_witness/coordinator/e1"
-            assert (head.size, head.root) == (len(leaves), root_of(map(hash_of, answer.leaves)))
-        assert all(leaf.type is LeafType.COSIGNED for leaf in leaves[1:])
-        return [dict(leaf.body) for leaf in leaves[1:]]
-
-
-@pytest.fixture
-def outside() -> OutsideTree:
-    """A log that the witness is told of."""
-    return OutsideTree(size=20)
-
-
-@asynccontextmanager
-async def asking(folder: Path, *logs: OutsideTree) -> AsyncIterator[Asked]:
-    """A coordinator whose witness answers over HTTP."""
-    vkeys = tuple(log.vkey for log in logs)
-    async with (
-        running_coordinator(folder, witness_listen="127.0.0.1:0", witness_logs=vkeys) as centre,
-        httpx.AsyncClient(base_url=f"http://{centre.up.witness}", timeout=TIMEOUT) as http,
-    ):
-        yield Asked(centre, http)
-
-
-@pytest.fixture
-async def asked(tmp_path: Path, outside: OutsideTree) -> AsyncIterator[Asked]:
-    """Such a coordinator, just made."""
-    async with asking(tmp_path / "home", outside) as up:
-        yield up
 
 
 @pytest.fixture
@@ -345,27 +275,6 @@ async def test_other_paths_and_methods(asked: Asked) -> None:
     assert answer.status_code == 400
 
 
-async def test_413_and_408_bodies_without_end(
-    asked: Asked, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert await asked.status(b"x" * (MAX_BODY + 1)) == 413
-
-    async def endless() -> AsyncIterator[bytes]:
-        for _ in range(3 * MAX_BODY // 65_536):
-            yield b"x" * 65_536
-
-    answer = await asked.http.post("/add-checkpoint", content=endless())
-    assert answer.status_code == 413
-    monkeypatch.setattr(tlog_witness, "BODY_SECONDS", 0.1)
-    host, _, port = asked.centre.up.witness.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(b"POST /add-checkpoint HTTP/1.1\r\nhost: w\r\ncontent-length: 100\r\n\r\nold")
-    async with asyncio.timeout(TIMEOUT):
-        assert b" 408 " in await reader.readline()
-        await reader.read()  # and the connection ends
-    writer.close()
-
-
 async def test_it_is_counted(asked: Asked, outside: OutsideTree) -> None:
     await asked.post(outside.request(0))
     await asked.post(b"")
@@ -373,24 +282,3 @@ async def test_it_is_counted(asked: Asked, outside: OutsideTree) -> None:
     name = "exclave_coordinator_witness_requests_total"
     assert registry.get_sample_value(name, {"status": "200"}) == 1
     assert registry.get_sample_value(name, {"status": "400"}) == 1
-
-
-async def test_hostile_bodies_are_refused_and_change_nothing(
-    asked: Asked, outside: OutsideTree
-) -> None:
-    good = outside.request(0).encode()
-    loop = asyncio.get_running_loop()
-
-    @settings(
-        max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-    )
-    @given(st.binary(max_size=400), st.integers(0, len(good)), st.integers(0, len(good)))
-    def attack(noise: bytes, begin: int, end: int) -> None:
-        body = good[: min(begin, end)] + noise + good[max(begin, end) :]
-        if body != good:
-            work = asyncio.run_coroutine_threadsafe(asked.status(body), loop)
-            assert work.result(TIMEOUT) in (400, 403, 404, 409, 422)
-
-    await asyncio.to_thread(attack)
-    assert await asked.leaves() == []
-    assert await asked.status(good) == 200

@@ -198,7 +198,7 @@ class OutsideSubject:
         old, checkpoint = self.log, new.checkpoint
         if checkpoint.size == old.size and checkpoint.root != (old.root or EMPTY_ROOT):
             return Contradiction(
-                "fork" if old.checkpoint else "root",
+                "fork" if old.checkpoint else PROOF,  # there is no other word to hold against it
                 f"its root is not that of the {old.size} leaves that were cosigned",
             )
         if fault := _unproven(old.size, old.root or EMPTY_ROOT, new):
