@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
+import re
 import tomllib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from exclave_coordinator.errors import SetupError
-from exclave_protocol.errors import IdentityFormatError
+from exclave_protocol.errors import IdentityFormatError, NoteError
 from exclave_protocol.identity import check_trust_domain
+from exclave_protocol.note import COSIGNATURE, VerifyKey
 
 MOST = 315_360_000
 """The largest number in any setting: ten years in seconds."""
+MOST_LOGS = 4096
+"""Outside logs that the witness cosigns at most."""
+MOST_WITNESSES = 16
+"""Outside witnesses that are asked at most."""
+_NAME = re.compile(r"[!#-*,-\[\]-~]{1,255}")
+"""A checkpoint's origin (exclave_protocol.checkpoint), and harmless in the settings file."""
 _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (never dialled)
 """Names of every address, and the loopback address that each includes."""
 
@@ -37,6 +47,31 @@ class Settings:
     metrics_listen: str = field(
         default="127.0.0.1:7445",
         metadata={"doc": "host:port of Prometheus metrics, plain HTTP: keep it on loopback."},
+    )
+    witness_listen: str = field(
+        default="",
+        metadata={
+            "doc": "Loopback host:port where the witness answers C2SP tlog-witness, plain HTTP: "
+            "others come through a proxy with TLS. Empty: nowhere."
+        },
+    )
+    witness_logs: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "doc": "C2SP vkeys of outside logs that the witness cosigns, each named after its "
+            "log's origin. Empty: only our agents' logs."
+        },
+    )
+    outside_witnesses: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "doc": "Witnesses asked to cosign the logs of operators and witness, each as "
+            "`<URL> <vkey>`."
+        },
+    )
+    outside_witness_seconds: int = field(
+        default=60,
+        metadata={"doc": "How long what is new in those logs waits before a witness is asked."},
     )
     hostname: str = field(
         default="",
@@ -104,7 +139,9 @@ def check(values: dict[str, Any], where: str) -> Settings:
             hint = f": did you mean {close[0]}?" if close else ""
             raise _wrong(f"{where}: unknown setting {key[:64]!r}{hint}")
         wanted = type(known[key].default)
-        if type(value) is not wanted:
+        if wanted is tuple and type(value) is list and all(type(item) is str for item in value):
+            values = {**values, key: tuple(value)}
+        elif type(value) is not wanted:
             raise _wrong(f"{where}: {key} must be {_ARTICLES[wanted]}")
     return validated(replace(Settings(), **values))
 
@@ -121,6 +158,10 @@ def validated(settings: Settings) -> Settings:
         value = getattr(settings, item.name)
         if isinstance(value, int) and not 1 <= value <= MOST:
             raise _wrong(f"{item.name}: must be between 1 and {MOST}")
+    if settings.witness_listen:
+        check_loopback(settings.witness_listen, "witness_listen")
+    outside_logs(settings)
+    outside_witnesses(settings)
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise _wrong("log_level: must be debug, info, warning or error")
     if settings.dial_host in _EVERY_ADDRESS:
@@ -128,6 +169,74 @@ def validated(settings: Settings) -> Settings:
             "hostname: must be set when `listen` names every address, as agents cannot dial that"
         )
     return settings
+
+
+def outside_logs(settings: Settings) -> tuple[VerifyKey, ...]:
+    """The keys in `witness_logs`. Raises: SetupError naming the place in the list."""
+    if len(settings.witness_logs) > MOST_LOGS:
+        raise _wrong(f"witness_logs: more than {MOST_LOGS} keys")
+    keys = []
+    for place, text in enumerate(settings.witness_logs, 1):
+        key = _vkey(text, f"witness_logs: entry {place}")
+        # Our agents' logs have their leaves here, and to cosign our own log would prove nothing.
+        if key.name.startswith(f"{settings.trust_domain}/"):
+            raise _wrong(f"witness_logs: entry {place}: a log of our own trust domain")
+        keys.append(key)
+    return tuple(keys)
+
+
+def outside_witnesses(settings: Settings) -> tuple[tuple[str, VerifyKey], ...]:
+    """(submission prefix, key) of `outside_witnesses`. Raises: SetupError naming the place."""
+    if len(settings.outside_witnesses) > MOST_WITNESSES:
+        raise _wrong(f"outside_witnesses: more than {MOST_WITNESSES} witnesses")
+    found: dict[str, tuple[str, VerifyKey]] = {}
+    for place, text in enumerate(settings.outside_witnesses, 1):
+        where = f"outside_witnesses: entry {place}"
+        url, space, vkey = text.partition(" ")
+        if not space or not _is_prefix(url):
+            raise _wrong(f"{where}: must be `<URL> <vkey>`, the URL http or https without a query")
+        key = _vkey(vkey, where)
+        if key.kind != COSIGNATURE:
+            raise _wrong(f"{where}: a log's key where a witness's (type 0x04) is expected")
+        if key.vkey in found:
+            raise _wrong(f"{where}: this witness is in the list already")
+        found[key.vkey] = (url.rstrip("/"), key)
+    return tuple(found.values())
+
+
+def _vkey(text: str, where: str) -> VerifyKey:
+    try:
+        key = VerifyKey.parse(text)
+    except NoteError as error:
+        raise _wrong(f"{where}: {error.message}") from error
+    if _NAME.fullmatch(key.name) is None:
+        raise _wrong(f"{where}: its name must be printable ASCII without quote and backslash")
+    return key
+
+
+def _is_prefix(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 (raises ValueError for a port that is none)
+    except ValueError:
+        return False
+    plain = not (parts.query or parts.fragment or parts.username or parts.password)
+    whole = parts.scheme in ("http", "https") and bool(parts.hostname) and plain
+    return whole and url.isascii() and url.isprintable() and not set(url) & set('"\\?#')
+
+
+def check_loopback(endpoint: str, name: str) -> None:
+    """Refuse what other machines could reach. Raises: SetupError."""
+    host = split_endpoint(endpoint, name)[0]
+    try:
+        inside = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        inside = host == "localhost"
+    if not inside:
+        raise _wrong(
+            f"{name}: must be a loopback address, as it is plain HTTP: let a proxy with TLS pass "
+            "requests on"
+        )
 
 
 def _wrong(message: str) -> SetupError:
@@ -174,7 +283,9 @@ def reference() -> str:
 
 
 def _toml(value: object) -> str:
-    # No setting's text has a quote or a backslash in it: all are names, addresses or words.
+    # No setting's text has a quote or a backslash in it: all are names, addresses, keys or words.
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml(item) for item in value)}]"
     return str(value) if isinstance(value, int) else f'"{value}"'
 
 
@@ -208,4 +319,4 @@ hostname = "exclave.bank.example"
 This page is what `exclave-coordinator config reference` prints.
 """
 
-_ARTICLES: dict[type, str] = {str: "a string", int: "an integer"}
+_ARTICLES: dict[type, str] = {str: "a string", int: "an integer", tuple: "a list of strings"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -22,9 +22,11 @@ from exclave_coordinator.api.intercept import Gate
 from exclave_coordinator.api.parts import Endpoints, Parts
 from exclave_coordinator.api.record import Recorder
 from exclave_coordinator.api.server import Ports, ServerCertificate, Services
+from exclave_coordinator.audit.cosigned import CosignedLog
 from exclave_coordinator.audit.export import Exporter
 from exclave_coordinator.audit.oplog import OperatorLog
 from exclave_coordinator.audit.receive import Receiver
+from exclave_coordinator.audit.submit import Submitter
 from exclave_coordinator.audit.witness import Witness
 from exclave_coordinator.backup.resume import resume
 from exclave_coordinator.config import Settings
@@ -42,11 +44,14 @@ from exclave_coordinator.storage.database import Database
 from exclave_coordinator.storage.files import FileTenantKeys, load_ed25519
 from exclave_coordinator.storage.migrate import migrate
 from exclave_coordinator.telemetry.metrics import Metrics
-from exclave_protocol.checkpoint import CosignerKey, operator_origin
+from exclave_coordinator.witness_ports import OutsideWitness
+from exclave_protocol.checkpoint import CosignerKey, cosigned_origin, operator_origin
 from exclave_protocol.note import SigningKey
 
 log = logging.getLogger(__name__)
 
+WITNESS_CONNECTIONS = 128
+"""Most connections at the witness's HTTP interface, and most requests at once."""
 REFRESH_SECONDS = 600.0
 """How often the age of snapshot and timestamp is looked at."""
 
@@ -59,6 +64,8 @@ class Running:
     enroll: str
     metrics: str
     """host:port each, as others dial them."""
+    witness: str
+    """host:port of the witness's HTTP interface; empty: it has none."""
     ports: tuple[tuple[str, int], ...]
     """Session and enrollment as this machine reaches them."""
     parts: Parts
@@ -112,6 +119,9 @@ async def running(
             "enroll": parts.endpoints.enroll,
             "metrics": config.join_endpoint(metrics_host, metrics_port),
         }
+        if settings.witness_listen:
+            endpoints["witness"] = await _serve_witness(parts, settings, stack)
+        witnesses = await _reach_witnesses(settings, stack)
         write_endpoints(home, endpoints)
         stack.callback((home.run / "endpoints.json").unlink, missing_ok=True)
         async with asyncio.TaskGroup() as group:
@@ -119,12 +129,17 @@ async def running(
                 group.create_task(parts.sessions.collect(), name="collect"),
                 group.create_task(parts.sessions.sweep(), name="sweep"),
                 group.create_task(_keep_fresh(parts.publisher, clock), name="refresh"),
+                *(
+                    group.create_task(parts.submitter.run(each), name=f"submit to {each.key.name}")
+                    for each in witnesses
+                ),
             ]
             try:
                 yield Running(
                     endpoints["session"],
                     endpoints["enroll"],
                     endpoints["metrics"],
+                    endpoints.get("witness", ""),
                     (
                         (config.local_host(settings.listen), session),
                         (config.local_host(settings.enroll_listen), enroll),
@@ -155,18 +170,24 @@ def _build(
     registry = Registry()
     sessions = Sessions(store, registry, limit=settings.max_sessions, clock=clock, rng=rng)
     metrics = Metrics(sessions.__len__, registry.__len__)
+    cosigner = CosignerKey(f"{domain}/witness", _key(home, "witness"))
+    # Both logs are the coordinator's word: one key, under the name of each.
+    own = _key(home, "operators")
+    operators = OperatorLog(SigningKey(operator_origin(domain), own), version, clock=clock)
+    cosigned = CosignedLog(
+        SigningKey(cosigned_origin(domain), own), cosigner.vkey, version, clock=clock
+    )
     witness = Witness(
         store,
         domain,
-        CosignerKey(f"{domain}/witness", _key(home, "witness")),
+        cosigner,
+        cosigned,
+        outside=config.outside_logs(settings),
         clock=clock,
         alarm=lambda kind: metrics.contradictions.labels(kind).inc(),
     )
     director = Director(
         _key(home, "director"), domain, ttl=settings.assignment_seconds, clock=clock
-    )
-    operators = OperatorLog(
-        SigningKey(operator_origin(domain), _key(home, "operators")), domain, version, clock=clock
     )
     artifacts = ObjectArtifacts(home.artifacts)
     keys = FileTenantKeys(home.keys, rng)
@@ -190,7 +211,17 @@ def _build(
         sessions=sessions,
         publisher=Publisher(store, artifacts, keys, workers=workers, clock=clock),
         rollouts=Rollouts(clock=clock, ids=ids),
+        witness=witness,
         operators=operators,
+        cosigned=cosigned,
+        submitter=Submitter(
+            store,
+            (operators, cosigned),
+            seconds=settings.outside_witness_seconds,
+            clock=clock,
+            rng=rng,
+            told=metrics,
+        ),
         recorder=Recorder(store, operators),
         exporter=Exporter(witness, operators, domain, clock=clock),
         metrics=metrics,
@@ -240,6 +271,38 @@ def _serve_metrics(metrics: Metrics, settings: Settings, stack: AsyncExitStack) 
         ) from error
     stack.callback(stop)
     return bound
+
+
+async def _serve_witness(parts: Parts, settings: Settings, stack: AsyncExitStack) -> str:
+    """The witness's HTTP interface, until the stack ends; returns host:port."""
+    # Here, not above: most coordinators serve no HTTP.
+    from exclave_coordinator.api.tlog_witness import WitnessApi
+    from exclave_http.bounded import bind_tcp, served
+
+    host, port = config.split_endpoint(settings.witness_listen, "witness_listen")
+    try:
+        sock = bind_tcp(host, port)
+    except OSError as error:
+        raise SetupError(
+            f"witness_listen: cannot listen on {settings.witness_listen} ({error.strerror}): "
+            "change it in coordinator.toml",
+            code="port",
+        ) from error
+    stack.callback(sock.close)
+    api = WitnessApi(parts.witness, lambda status: parts.metrics.requests.labels(status).inc())
+    await stack.enter_async_context(
+        served(api.app, [sock], max_connections=WITNESS_CONNECTIONS, stop_grace=1.0)
+    )
+    return config.join_endpoint(host, sock.getsockname()[1])
+
+
+async def _reach_witnesses(settings: Settings, stack: AsyncExitStack) -> Sequence[OutsideWitness]:
+    """The outside witnesses that are to cosign our own logs, until the stack ends."""
+    if not settings.outside_witnesses:
+        return ()
+    from exclave_coordinator.outside import reaching  # here: an HTTP client is long to import
+
+    return await stack.enter_async_context(reaching(config.outside_witnesses(settings)))
 
 
 async def _keep_fresh(publisher: Publisher, clock: Clock) -> None:

@@ -111,8 +111,10 @@ def _exposed(home: Home) -> Iterator[Finding]:
 
 def _ports(home: Home, settings: Settings) -> Iterator[Finding]:
     serving = (home.run / "endpoints.json").exists()
-    for setting in ("listen", "enroll_listen", "metrics_listen"):
+    for setting in ("listen", "enroll_listen", "metrics_listen", "witness_listen"):
         endpoint = getattr(settings, setting)
+        if not endpoint:  # a port that is not asked for
+            continue
         host, port = config.split_endpoint(endpoint, setting)
         taken = _taken(host, port)
         if serving and port:

@@ -259,7 +259,7 @@ def issue_operator(
     authority = home.authority(settings, clock, rng)
     domain = settings.trust_domain
     key = SigningKey(operator_origin(domain), files.load_ed25519(home.key("operators")))
-    log = OperatorLog(key, domain, version, clock=clock)
+    log = OperatorLog(key, version, clock=clock)
     act = Act(
         str(SpiffeId.coordinator(domain)),
         "coordinator",

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from exclave_coordinator.witness_ports import Witnessing
+
 T = TypeVar("T")
 
 # --- time, chance, names -----------------------------------------------------------------
@@ -235,7 +237,7 @@ class StoredLeaf:
 
 @dataclass(frozen=True, slots=True)
 class ChainState:
-    """Where the operators' log stands."""
+    """Where a log of the coordinator's own stands."""
 
     size: int = 0
     head: bytes = bytes(32)
@@ -363,8 +365,8 @@ class Logs(Protocol):
     def evidence(self, key: AgentKey) -> Sequence[Evidence]: ...
 
 
-class Operators(Protocol):
-    """The operators' own chained log, and the certificates issued to them."""
+class Chain(Protocol):
+    """A chained log of the coordinator's own."""
 
     def state(self) -> ChainState: ...
     def append(self, leaf: StoredLeaf, state: ChainState) -> None: ...
@@ -376,6 +378,10 @@ class Operators(Protocol):
     def span(self, size: int, from_ns: int, to_ns: int) -> tuple[int, int]:
         """As `Logs.span`."""
         ...
+
+
+class Operators(Chain, Protocol):
+    """The operators' own chained log, and the certificates issued to them."""
 
     def insert_certificate(
         self, name: str, role: str, serial: str, not_after: int, issued: int
@@ -399,6 +405,13 @@ class Tx(Protocol):
     def logs(self) -> Logs: ...
     @property
     def operators(self) -> Operators: ...
+    @property
+    def cosigned(self) -> Chain:
+        """The witness's log: a leaf for each checkpoint that it cosigned."""
+        ...
+
+    @property
+    def witnessing(self) -> Witnessing: ...
 
 
 class Store(Protocol):

@@ -39,7 +39,9 @@ def serve(home: Home) -> None:
     settings = config.load(home.settings_file)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[log_handler()])
     # tuf reports every key that has not signed; we report the sum, once.
-    logging.getLogger("tuf").setLevel(logging.WARNING)
+    # The HTTP libraries report every start and request, which are counted.
+    for library in ("tuf", "uvicorn", "httpx2", "httpcore2"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     _allow_files()
     # The artifact store and SQLite choose their files' modes themselves.
     os.umask(0o077)
@@ -89,6 +91,8 @@ async def _serve(home: Home, settings: config.Settings, manager: Manager) -> Non
         watch = Watch(manager, up.parts.store, up.ports, serving=serving, clock=clock)
         await watch.ready()
         ready = {"ready": True, "session": up.session, "enroll": up.enroll, "metrics": up.metrics}
+        if up.witness:
+            ready["witness"] = up.witness
         sys.stdout.write(json.dumps(ready) + "\n")
         sys.stdout.flush()
         async with asyncio.TaskGroup() as group:

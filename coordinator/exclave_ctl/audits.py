@@ -1,4 +1,4 @@
-"""Pulling evidence: the bundle to a file, whole or not at all; the operators' log as records."""
+"""Pulling evidence: the bundle to a file, whole or not at all; the coordinator's own logs."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exclave_ctl import files
 from exclave_ctl.client import Client
 from exclave_ctl.errors import CtlError
+from exclave_protocol.checkpoint import Checkpoint
+from exclave_protocol.errors import NoteError
 from exclave_protocol.leaf import Leaf, decode_leaf
+from exclave_protocol.note import VerifyKey, open_note
 from exclave_protocol.tree import leaf_hash
+
+if TYPE_CHECKING:
+    from exclave_protocol.pb import admin_pb2 as pb
 
 PAGE = 1000
 
@@ -61,18 +68,43 @@ def check_chain(leaves: Sequence[bytes]) -> list[Leaf]:
     for before, leaf, after in zip(decoded, leaves, decoded[1:], strict=False):
         if after.seq != before.seq + 1 or after.prev != leaf_hash(leaf):
             raise CtlError(
-                f"the operators' log is broken between records {before.seq} and {after.seq}",
+                f"the log is broken between records {before.seq} and {after.seq}",
                 "a record was changed or removed: keep this output, and compare with older ones",
             )
     return decoded
 
 
-def operator_log(client: Client, first: int, limit: int) -> Iterator[bytes]:
-    """Up to `limit` leaves from `first`, page by page. Raises: CtlError."""
+def own_log(client: Client, name: str, first: int, limit: int) -> Iterator[bytes]:
+    """Up to `limit` leaves of an own log from `first`, page by page. Raises: CtlError."""
     while limit > 0:
-        page = client.operator_log(first, min(limit, PAGE))
+        page = client.own_log(name, first, min(limit, PAGE))
         yield from page.leaves
         first += len(page.leaves)
         limit -= len(page.leaves)
         if not page.leaves or first >= page.size:
             return
+
+
+def check_witnesses(answer: pb.ListWitnessesResponse) -> None:
+    """Refuse a checkpoint that is not signed as the coordinator says. Raises: CtlError."""
+    for own in answer.own:
+        if own.checkpoint:
+            _check_note(own.origin, own.checkpoint, [own.vkey])
+        for cosignature in own.cosignatures:
+            if cosignature.note:
+                keys = [own.vkey, cosignature.witness_vkey]
+                _check_note(own.origin, cosignature.note, keys)
+
+
+def _check_note(origin: str, note: bytes, vkeys: Sequence[str]) -> None:
+    try:
+        keys = [VerifyKey.parse(vkey) for vkey in vkeys]
+        opened = open_note(note, keys)
+        signed = len(opened.verified) == len(keys)
+        if not signed or Checkpoint.parse(opened.text).origin != origin:
+            raise NoteError("a signature is missing, or it is another log's")
+    except NoteError as error:
+        raise CtlError(
+            f"the checkpoint of {origin} does not verify: {error.message}",
+            "keep this output and ask whoever runs the coordinator: nothing of it can be trusted",
+        ) from error

@@ -180,12 +180,18 @@ class Client:
             for chunk in cast("Any", self._stub).ExportAudit(request, timeout=STREAM_SECONDS):
                 yield chunk.data
 
-    def operator_log(self, first_seq: int, limit: int) -> pb.ReadOperatorLogResponse:
-        """Leaves of the coordinator's own log."""
+    def own_log(self, name: str, first_seq: int, limit: int) -> pb.ReadOperatorLogResponse:
+        """Leaves of one of the coordinator's own logs: "operators" or "cosigned"."""
         from exclave_protocol.pb import admin_pb2 as pb
 
-        request = pb.ReadOperatorLogRequest(first_seq=first_seq, limit=limit)
+        request = pb.ReadOperatorLogRequest(first_seq=first_seq, limit=limit, log=name.upper())
         return self._call("ReadOperatorLog", request, pb.ReadOperatorLogResponse)
+
+    def witnesses(self) -> pb.ListWitnessesResponse:
+        """The coordinator's own logs and who cosigned them."""
+        from exclave_protocol.pb import admin_pb2 as pb
+
+        return self._call("ListWitnesses", pb.ListWitnessesRequest(), pb.ListWitnessesResponse)
 
 
 def _chunks(

@@ -68,7 +68,13 @@ AGENT: Final = Package(
     folder="agent",
     extras=("agent",),
     without=ENGINES,
-    sources=("exclave_protocol", "exclave_policy", "exclave_agent", "exclave_service"),
+    sources=(
+        "exclave_protocol",
+        "exclave_policy",
+        "exclave_agent",
+        "exclave_service",
+        "exclave_http",
+    ),
     commands=(
         Command("exclave-agent", "exclave_agent.cli"),
         Command("exclave-worker", "exclave_agent.runtimes.service_worker", on_path=False),
@@ -80,7 +86,13 @@ COORDINATOR: Final = Package(
     folder="coordinator",
     extras=("coordinator",),
     without={"rich": "tables are drawn by the operators' command line, exclave-cli"},
-    sources=("exclave_protocol", "exclave_policy", "exclave_coordinator", "exclave_service"),
+    sources=(
+        "exclave_protocol",
+        "exclave_policy",
+        "exclave_coordinator",
+        "exclave_service",
+        "exclave_http",
+    ),
     commands=(Command("exclave-coordinator", "exclave_coordinator.cli"),),
 )
 CLI: Final = Package(
@@ -94,6 +106,10 @@ CLI: Final = Package(
         "obstore": "the coordinator's storage",
         "prometheus-client": "the coordinator's metrics",
         "uvloop": "the coordinator's event loop",
+        "starlette": "the witness's HTTP interface",
+        "uvicorn": "the witness's HTTP interface",
+        "httptools": "the witness's HTTP interface",
+        "httpx2": "the coordinator asks outside witnesses with it",
     },
     sources=("exclave_protocol", "exclave_policy", "exclave_ctl", "exclave_service"),
     commands=(

@@ -1,7 +1,7 @@
 """What a log claims to hold, and a witness's word that it never claimed otherwise.
 
-Checkpoint: C2SP tlog-checkpoint, three lines, no extension lines. Cosignature: C2SP
-tlog-cosignature, type 0x04 (Ed25519 with time).
+Checkpoint: C2SP tlog-checkpoint, three lines; extension lines only where other people's logs are
+read. Cosignature: C2SP tlog-cosignature, type 0x04 (Ed25519 with time).
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ def operator_origin(domain: str, epoch: int = 1) -> str:
     return f"{domain}/_operators/coordinator/e{epoch}"
 
 
+def cosigned_origin(domain: str, epoch: int = 1) -> str:
+    """The name of the coordinator's log of everything that its witness cosigned."""
+    return f"{domain}/_witness/coordinator/e{epoch}"
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A tree head: the root over the first `size` leaves of the log `origin`."""
@@ -56,11 +61,16 @@ class Checkpoint:
         return f"{self.origin}\n{self.size}\n{b64encode(self.root).decode()}\n"
 
     @classmethod
-    def parse(cls, text: str) -> Checkpoint:
-        """Read a note's text. Raises: CheckpointError; extension lines are refused."""
+    def parse(cls, text: str, *, extensions: bool = False) -> Checkpoint:
+        """Read a note's text. Raises: CheckpointError.
+
+        Extension lines are refused, or with `extensions` passed over: they are the log's own.
+        """
         lines = text.split("\n")
-        if len(lines) != 4 or lines[3]:
+        if len(lines) < 4 or lines[-1] or (len(lines) > 4 and not extensions):
             raise CheckpointError("checkpoint: not exactly three lines")
+        if not all(lines[3:-1]):
+            raise CheckpointError("checkpoint: an extension line is empty")
         if _SIZE.fullmatch(lines[1]) is None:
             raise CheckpointError("size: not a decimal without leading zeroes")
         try:
@@ -111,11 +121,12 @@ class CosignerKey:
 def cosign(text: str, key: CosignerKey, timestamp: int) -> bytes:
     """The cosignature line over a checkpoint's text, newline included.
 
-    `timestamp`: POSIX seconds. The caller MUST have verified consistency with everything it
-    cosigned for this origin before, and MUST have that state on disk.
+    `timestamp`: POSIX seconds. Extension lines are signed as they stand. The caller MUST have
+    verified consistency with everything it cosigned for this origin before, and MUST have that
+    state on disk.
     Raises: CheckpointError when text or time break the format.
     """
-    Checkpoint.parse(text)
+    Checkpoint.parse(text, extensions=True)
     if not 0 <= timestamp < 2**63:
         raise CheckpointError("time: not within 0 and 2**63-1 seconds")
     signed = key.private.sign(note.cosigned_message(text, timestamp))

@@ -56,6 +56,8 @@ class LeafType(StrEnum):
     INCIDENT = "INCIDENT"
     OPERATOR = "OPERATOR"
     """One operator's action at the centre (operators' log only)."""
+    COSIGNED = "COSIGNED"
+    """A checkpoint that the witness cosigned (the witness's log only)."""
 
 
 @dataclass(frozen=True, slots=True)

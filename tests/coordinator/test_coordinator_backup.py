@@ -25,6 +25,7 @@ from exclave_coordinator.commands import main
 from exclave_coordinator.errors import CoordinatorError, SetupError, StorageForeign, StorageFull
 from exclave_coordinator.home import Home
 from exclave_coordinator.storage.database import check_ours
+from exclave_coordinator.storage.tables import SCHEMA_VERSION
 from exclave_coordinator.system import SystemClock, SystemRng
 from exclave_testing.coordinator import RunningCoordinator, Signers, new_home, release_blobs
 
@@ -107,7 +108,7 @@ def test_the_manifest_lists_every_member(archive: Path) -> None:
         for name, data in contents.items()
     }
     head = json.loads(contents[HEAD])
-    assert (head["schema"], head["version"]) == (1, "1.2.3")
+    assert (head["schema"], head["version"]) == (SCHEMA_VERSION, "1.2.3")
 
 
 def test_artifacts_on_another_disk_are_found(home: Home, tmp_path: Path) -> None:
@@ -215,7 +216,7 @@ def _without(name: str) -> Callable[[Members], Members]:
 
 
 def _head(**change: Any) -> Callable[[Members], Members]:
-    head = {"format": FORMAT, "schema": 1, "version": "1", "created": 1, **change}
+    head = {"format": FORMAT, "schema": SCHEMA_VERSION, "version": "1", "created": 1, **change}
     return _replaced(HEAD, json.dumps(head).encode())
 
 
@@ -243,10 +244,11 @@ FORGED: dict[str, tuple[Callable[[Members], Members], str]] = {
     "other key": (_replaced("keys/witness.key", b"nonsense"), "witness.key is no readable key"),
     "other CA": (_replaced("ca/ca.key", b"nonsense"), "ca"),
     "newer schema": (
-        _head(schema=7, version="9"),
-        "schema version 7, this program knows 1: restore it with version 9 or newer",
+        _head(schema=SCHEMA_VERSION + 5, version="9"),
+        f"schema version {SCHEMA_VERSION + 5}, this program knows {SCHEMA_VERSION}: restore it "
+        "with version 9 or newer",
     ),
-    "other schema": (_head(schema=0), "says schema 0, its database 1"),
+    "other schema": (_head(schema=0), f"says schema 0, its database {SCHEMA_VERSION}"),
     "newer format": (_head(format="exclave.coordinator-backup/v2"), "this program reads"),
     "odd version": (_head(schema=7, version="9\x1b[2J"), "lacks a field or has a wrong one"),
     "no fields": (_head(schema=None), "lacks a field or has a wrong one"),
@@ -424,4 +426,4 @@ def test_the_commands(home: Home, tmp_path: Path) -> None:
     )
     assert again.exit_code == 1
     assert "not sealed" in again.output
-    assert check_ours(Home(tmp_path / "again").database) == 1
+    assert check_ours(Home(tmp_path / "again").database) == SCHEMA_VERSION

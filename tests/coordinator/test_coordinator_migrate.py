@@ -19,7 +19,7 @@ from sqlalchemy import BigInteger, Column, String, text
 
 from exclave_coordinator.commands import EXIT_CONFIG, main
 from exclave_coordinator.errors import StorageError, StorageForeign, StorageFull
-from exclave_coordinator.home import Home, hold
+from exclave_coordinator.home import hold
 from exclave_coordinator.storage import database, tables
 from exclave_coordinator.storage.database import APPLICATION_ID, Database, check_ours, open_engine
 from exclave_coordinator.storage.migrate import migrate, plan
@@ -93,6 +93,8 @@ def _fail(op: Operations) -> None:
 
 
 NOTES = Migration(2, "adds notes", _add_notes)
+LATER = Migration(tables.SCHEMA_VERSION + 1, "adds notes", _add_notes)
+"""What a later version of the program would bring."""
 
 
 def test_the_baseline_is_recognised(old: Path) -> None:
@@ -117,6 +119,18 @@ def test_a_migrated_database_is_as_a_fresh_one(old: Path, tmp_path: Path) -> Non
         assert compare_metadata(context, tables.metadata) == []
     engine.dispose()
     assert check_ours(old) == tables.SCHEMA_VERSION
+
+
+def test_schema_2_touches_no_row_that_was_there(old: Path) -> None:
+    before = content(old)
+    migrate(old, MIGRATIONS[:1])
+    after = content(old)
+    assert {name: after[name] for name in before if name != "schema_version"} == {
+        name: rows for name, rows in before.items() if name != "schema_version"
+    }
+    new = {"cosigned_leaves", "cosigned_state", "outside_logs", "outside_cosignatures"}
+    assert after.keys() - before.keys() == new
+    assert not any(after[name] for name in new)
 
 
 def test_a_step_changes_the_schema_and_keeps_the_rows(old: Path) -> None:
@@ -166,7 +180,7 @@ def test_a_newer_database_is_refused_and_not_touched(old: Path) -> None:
 def test_an_older_database_is_not_opened_as_it_is(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(tables, "SCHEMA_VERSION", tables.SCHEMA_VERSION + 1)
     with pytest.raises(StorageForeign, match="exclave-coordinator migrate"):
         Database(old)
 
@@ -261,26 +275,29 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*words: str) -> Any:
         return CliRunner().invoke(main, ["migrate", "--home", str(home.path), *words])
 
-    assert "schema 1: up to date" in run("--check").output
+    assert f"schema {tables.SCHEMA_VERSION}: up to date" in run("--check").output
     # As a later version of the program would have it.
     for function in (plan, migrate):
 
-        def later(path: Path, steps: Any = (NOTES,), function: Any = function) -> Any:
+        def later(path: Path, steps: Any = (LATER,), function: Any = function) -> Any:
             return function(path, steps)
 
         monkeypatch.setattr(f"exclave_coordinator.storage.migrate.{function.__name__}", later)
     due = run("--check")
     assert due.exit_code == 3
-    assert "schema 2: adds notes" in due.output
-    assert check_ours(home.database) == 1
+    assert f"schema {LATER.version}: adds notes" in due.output
+    assert check_ours(home.database) == tables.SCHEMA_VERSION
     with hold(home):
         busy = run()
         assert busy.exit_code == 1
         assert "stop it first" in busy.output
     done = run()
     assert done.exit_code == 0, done.output
-    assert re.search(r"migrated to schema 2; the former database is .*before-2", done.output)
-    assert check_ours(Home(home.path).database, 2) == 2
+    assert re.search(
+        rf"migrated to schema {LATER.version}; the former database is .*before-{LATER.version}",
+        done.output,
+    )
+    assert check_ours(home.database, LATER.version) == LATER.version
     monkeypatch.undo()
     refused = run()
     assert refused.exit_code == 1
@@ -293,13 +310,13 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_serve_does_not_start_on_a_newer_schema(tmp_path: Path) -> None:
     home = new_home(tmp_path / "home")
     with closing(sqlite3.connect(home.database)) as connection:
-        connection.execute("UPDATE schema_version SET version = 2")
+        connection.execute(f"UPDATE schema_version SET version = {LATER.version}")
         connection.commit()
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     before = home.database.read_bytes()
     command = [sys.executable, "-m", "exclave_coordinator.cli", "serve", "--home", str(home.path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     assert done.returncode == EXIT_CONFIG  # or the manager would start it for ever
-    assert done.stderr.startswith("Error: coordinator.db has schema version 2")
+    assert done.stderr.startswith(f"Error: coordinator.db has schema version {LATER.version}")
     assert home.database.read_bytes() == before
     assert not (home.run / "lock").exists()

@@ -10,14 +10,19 @@ import ssl
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from exclave_protocol.checkpoint import cosign
 from exclave_protocol.identity import ROLES
 from exclave_protocol.leaf import Leaf, LeafType, encode_leaf
+from exclave_protocol.note import add_signature, split_note
+from exclave_protocol.pb import admin_pb2 as pb
 from exclave_protocol.tree import leaf_hash
 from exclave_testing.ctl import Ctl
 from exclave_testing.fake_admin import Authority, FakeCoordinator
+from exclave_testing.witnesses import FakeWitness, OutsideTree
 
 HEAVY = ("grpc", "tuf", "securesystemslib", "rich", "google.protobuf", "exclave_policy", "yaml")
 
@@ -314,6 +319,71 @@ def test_a_changed_or_missing_operator_record_is_noticed(
     ):
         coordinator.admin.leaves = broken
         assert "broken between records 1 and" in ctl("audit", "log", code=1).stderr
+
+
+def test_the_witness_s_log_is_read_as_well(ctl: Ctl, coordinator: FakeCoordinator) -> None:
+    coordinator.admin.cosigned = operator_leaves(3)
+    assert [leaf["seq"] for leaf in ctl.json("audit", "log", "--of", "cosigned")] == ["0", "1", "2"]
+    assert ctl.json("audit", "log") == []
+    ctl("audit", "log", "--of", "others", code=2)
+
+
+def own_log(witness: FakeWitness, tree: OutsideTree, **change: Any) -> pb.OwnLog:
+    """One that the witness has cosigned at its size less one."""
+    signed = tree.note(tree.tree.size - 1)
+    line = cosign(split_note(signed)[0], witness.cosigner, 1_700_000_000)
+    given = {
+        "witness_vkey": witness.key.vkey,
+        "size": tree.tree.size - 1,
+        "cosigned_at": 1_700_000_000,
+        "note": add_signature(signed, line),
+        "configured": True,
+    }
+    return pb.OwnLog(
+        origin=tree.origin,
+        vkey=tree.vkey,
+        size=tree.tree.size,
+        checkpoint=tree.note(),
+        cosignatures=[pb.OutsideCosignature(**{**given, **change})],
+    )
+
+
+def test_witnesses_are_shown_and_verified(ctl: Ctl, coordinator: FakeCoordinator) -> None:
+    witness, tree = FakeWitness(), OutsideTree("example.test/_witness/coordinator/e1", size=7)
+    nothing = pb.ListWitnessesResponse(own=[pb.OwnLog(origin=tree.origin, vkey=tree.vkey)])
+    coordinator.admin.witnesses = nothing
+    assert "outside_witnesses" in ctl("audit", "witnesses").stderr
+    coordinator.admin.witnesses = pb.ListWitnessesResponse(
+        own=[own_log(witness, tree, error="ahead", message="it knows more")],
+        outside=[
+            pb.OutsideLog(
+                origin="log.example/x", size=3, cosigned_at=1_700_000_000, fork=[b"a", b"b"]
+            )
+        ],
+        witness_vkey="ours",
+    )
+    shown = ctl("audit", "witnesses").stdout
+    for words in ("6/7", "2023-11-14T22:13:20Z", "ahead: it knows more", "FORKED", tree.vkey):
+        assert words in shown
+    (own,) = ctl.json("audit", "witnesses")["own"]
+    assert own["checkpoint"] == tree.note().decode()
+    assert own["cosignatures"][0]["size"] == 6
+
+
+def test_a_checkpoint_that_does_not_verify_is_an_error(
+    ctl: Ctl, coordinator: FakeCoordinator
+) -> None:
+    witness, tree = FakeWitness(), OutsideTree(size=7)
+    other = FakeWitness(name="another.example/w")
+    good = own_log(witness, tree)
+    foreign = pb.OwnLog(origin="log.example/two", vkey=tree.vkey, size=7, checkpoint=tree.note())
+    for bad in (
+        own_log(witness, tree, witness_vkey=other.key.vkey),
+        own_log(witness, tree, note=tree.note()),
+        foreign,
+    ):
+        coordinator.admin.witnesses = pb.ListWitnessesResponse(own=[good, bad])
+        assert "does not verify" in ctl("audit", "witnesses", code=1).stderr
 
 
 # --- policies ------------------------------------------------------------------------------

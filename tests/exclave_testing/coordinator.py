@@ -400,15 +400,14 @@ class RunningCoordinator:
 
 def new_home(folder: Path, **settings: Any) -> Home:
     """A home whose ports are chosen when it serves."""
-    anywhere = replace(
-        Settings(),
-        trust_domain=DOMAIN,
-        listen="127.0.0.1:0",
-        enroll_listen="127.0.0.1:0",
-        metrics_listen="127.0.0.1:0",
-        drain_seconds=2,
-        **settings,
-    )
+    usual: dict[str, Any] = {
+        "trust_domain": DOMAIN,
+        "listen": "127.0.0.1:0",
+        "enroll_listen": "127.0.0.1:0",
+        "metrics_listen": "127.0.0.1:0",
+        "drain_seconds": 2,
+    }
+    anywhere = replace(Settings(), **{**usual, **settings})
     from exclave_coordinator.system import SystemClock
 
     return create(folder, anywhere, SystemClock(), SystemRng())

@@ -149,6 +149,8 @@ class FakeAdmin(AdminServicer):
         self.rollouts: list[pb.Rollout] = []
         self.bundle = b"PK\x03\x04 a bundle"
         self.leaves: list[bytes] = []
+        self.cosigned: list[bytes] = []
+        self.witnesses = pb.ListWitnessesResponse()
         self.uploads: list[str] = []
         """Digests, as they arrived."""
         self.calls: list[str] = []
@@ -338,8 +340,16 @@ class FakeAdmin(AdminServicer):
     ) -> pb.ReadOperatorLogResponse:
         self._caller(context)
         # Pages shorter than asked for: clients must go on until they have `size`.
-        page = self.leaves[request.first_seq :][: min(request.limit, 2)]
-        return pb.ReadOperatorLogResponse(leaves=page, size=len(self.leaves))
+        cosigned = request.log == pb.ReadOperatorLogRequest.COSIGNED
+        leaves = self.cosigned if cosigned else self.leaves
+        page = leaves[request.first_seq :][: min(request.limit, 2)]
+        return pb.ReadOperatorLogResponse(leaves=page, size=len(leaves))
+
+    def ListWitnesses(
+        self, request: pb.ListWitnessesRequest, context: Any
+    ) -> pb.ListWitnessesResponse:
+        self._caller(context)
+        return self.witnesses
 
     # --- helpers ---
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from exclave_protocol import layout
 from exclave_protocol.bundle import write_bundle
-from exclave_protocol.checkpoint import Checkpoint, cosign, sign_checkpoint
+from exclave_protocol.checkpoint import Checkpoint, cosign, cosigned_origin, sign_checkpoint
 from exclave_protocol.disclosure import make
 from exclave_protocol.endpoint import Endpoint, EndpointPrice, EndpointTimeouts
 from exclave_protocol.leaf import NO_PREV, Leaf, LeafType, encode_leaf
@@ -28,6 +28,7 @@ from exclave_protocol.tree import (
     inclusion_proof,
     leaf_hash,
 )
+from exclave_protocol.witness import AddCheckpoint, cosigned_body, encode_size
 
 from .bundles import Log, bundle_of, honest_logs, private_key, secrets, spec_of, witness_key
 
@@ -161,6 +162,24 @@ def endpoint_vectors() -> list[dict[str, Any]]:
     ]
 
 
+def witness_vectors() -> dict[str, Any]:
+    """A request to a witness, its answer of a size, and the leaf that records a cosignature."""
+    log = Log("edge-1").fill(7)
+    tree = MemoryTree(leaf_hash(leaf) for leaf in log.leaves)
+    head = Checkpoint(log.origin, tree.size, tree.root())
+    proof = tuple(consistency_proof(3, tree.size, tree.node))
+    own = cosigned_origin("exclave.test")
+    body = cosigned_body(head, 1_800_000_000)
+    leaf = Leaf(own, 1, 1, bytes(range(32)), LeafType.COSIGNED, 1_800_000_000 * 10**9, body)
+    request = AddCheckpoint(3, proof, sign_checkpoint(head, log.key))
+    return {
+        "request": request.encode().decode(),
+        "size": encode_size(tree.size).decode(),
+        "leaf": encode_leaf(leaf).decode(),
+        "hash": leaf_hash(encode_leaf(leaf)).hex(),
+    }
+
+
 def build() -> dict[str, Any]:
     """Every vector by the name of its file."""
     return {
@@ -170,6 +189,7 @@ def build() -> dict[str, Any]:
         "disclosure": disclosure_vectors(),
         "bundle": bundle_vectors(),
         "endpoint": endpoint_vectors(),
+        "witness": witness_vectors(),
     }
 
 

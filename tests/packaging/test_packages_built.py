@@ -29,7 +29,7 @@ PRODUCTS = (AGENT, COORDINATOR, CLI)
 BUILT = (*PRODUCTS, RUNTIME_CPU)
 # Ten times what it takes: the machine may be busy, and the cache empty.
 BUILD_SECONDS = 900
-SHARED = ("exclave_protocol", "exclave_policy", "exclave_service")
+SHARED = ("exclave_protocol", "exclave_policy", "exclave_service", "exclave_http")
 WITH_A_RUNTIME = ("llama_cpp", "openai", "httpx2")
 """What the runtime packages bring besides: engines, and the client of remote models."""
 RUNTIME_MODULES = frozenset(f"exclave_agent.runtimes.{name}" for name in ("llama", "onnx"))

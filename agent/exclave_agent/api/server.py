@@ -7,19 +7,18 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import uvicorn
 from starlette.types import ASGIApp
 
 from exclave_agent.errors import AgentError
+from exclave_http.bounded import bind_tcp, served
 
-from .connections import BoundedProtocol
+from .connections import AgentProtocol
 
-KEEP_ALIVE_SECONDS = 75
 SOCKET_MODE = 0o660
 """Who may connect to the Unix socket: owner and group; the API key is asked for besides."""
 LONGEST_SOCKET_PATH = 107
@@ -90,7 +89,6 @@ async def serving(
     """
     sockets: list[socket.socket] = []
     ours: Path | None = None
-    failure: Exception | None = None
     try:
         if host is not None:
             sockets.append(_tcp(host, port, keeper))
@@ -102,101 +100,20 @@ async def serving(
             ours = None if kept else unix
         if keeper is not None:
             keeper.let_go()
-        config = uvicorn.Config(
+        async with served(
             app,
-            http=BoundedProtocol,
-            ws="none",
-            lifespan="off",
-            loop="none",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=max_connections,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=max(1, round(stop_grace)),
-            backlog=min(1024, max_connections),
-        )
-        server = _Server(config)
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(server.serve(sockets))
-            await server.ready(running)
-            hurrying = group.create_task(server.hurry_at(hurry or asyncio.Event()))
-            try:
-                yield Listening(bound[0], bound[1], unix)
-            except Exception as error:  # noqa: BLE001  # carried out of the group unwrapped
-                failure = error
-            finally:
-                # Before the group sees an error and cancels: in-flight requests get their time.
-                server.finish()
-                try:
-                    await asyncio.shield(running)
-                except asyncio.CancelledError:
-                    server.force_exit = True
-                    await asyncio.shield(running)
-                    raise
-                finally:
-                    hurrying.cancel()
-        if failure is not None:
-            raise failure
+            sockets,
+            protocol=AgentProtocol,
+            max_connections=max_connections,
+            stop_grace=stop_grace,
+            hurry=hurry,
+        ):
+            yield Listening(bound[0], bound[1], unix)
     finally:
         for each in sockets:
             each.close()
         if ours is not None:
             ours.unlink(missing_ok=True)  # one system call
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._started = asyncio.Event()
-        self._finishing = asyncio.Event()
-
-    def finish(self) -> None:
-        """Stop accepting, and let running requests end."""
-        self.should_exit = True
-        self._finishing.set()
-
-    async def main_loop(self) -> None:
-        # The base looks ten times a second whether it should end: told instead, an idle agent
-        # sleeps, and one that stops does so at once. A tick renews the Date header, and ends
-        # connections that nobody reads.
-        while not await self.on_tick(0):
-            for connection in tuple(self.server_state.connections):
-                if isinstance(connection, BoundedProtocol):
-                    connection.reap()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await self._finishing.wait()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._started.set()
-
-    async def hurry_at(self, told: asyncio.Event) -> None:
-        """Once told, do not wait for running requests when stopping."""
-        await told.wait()
-        self.force_exit = True
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().shutdown(sockets)
-        if self.force_exit:
-            for task in self.server_state.tasks:
-                task.cancel()
-        # uvicorn cancels what is left and goes; each of those still has a record to hand over.
-        await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
-
-    async def ready(self, running: asyncio.Task[None]) -> None:
-        """Return once connections are accepted, or when `running` has failed."""
-        running.add_done_callback(lambda _: self._started.set())
-        await self._started.wait()
 
 
 def _tcp(host: str, port: int, keeper: SocketKeeper | None) -> socket.socket:
@@ -225,18 +142,12 @@ def _unix(path: Path, mode: int, keeper: SocketKeeper | None) -> tuple[socket.so
 
 
 def _bind_tcp(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
+        return bind_tcp(host, port)
     except OSError as error:
-        sock.close()
         raise CannotListen(
             f"cannot listen on {host}:{port}: {error.strerror}; set `listen` to a free port"
         ) from error
-    sock.setblocking(False)
-    return sock
 
 
 def _answers(path: Path) -> bool:

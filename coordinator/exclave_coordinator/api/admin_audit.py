@@ -1,25 +1,29 @@
-"""Admin's part for auditors: bundles out, and the operators' own log."""
+"""Admin's part for auditors: bundles out, the coordinator's own logs, and who cosigned them."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, BinaryIO, Final
 
 from exclave_coordinator.api.convert import number
 from exclave_coordinator.api.parts import Parts
+from exclave_coordinator.audit.chain import OwnLog
+from exclave_coordinator.audit.submit import Standing
+from exclave_coordinator.config import outside_witnesses
 from exclave_coordinator.errors import Invalid
 from exclave_coordinator.fleet.enroll import name
 from exclave_coordinator.ports import ChainState, Tx
+from exclave_coordinator.witness_ports import Cosignature, OutsideLog
 from exclave_protocol.pb import admin_pb2 as pb
 from exclave_protocol.wire import CHUNK
 
 MAX_LEAVES: Final = 1_000
 """Most leaves of one ReadOperatorLog."""
 MAX_REPLY: Final = 4 << 20
-"""Most leaf bytes of one ReadOperatorLog."""
+"""Most leaf bytes of one ReadOperatorLog, and bytes of outside logs' notes of one ListWitnesses."""
 
 
 class AuditCalls:
@@ -65,11 +69,14 @@ class AuditCalls:
         if limit > MAX_LEAVES:
             raise Invalid(f"limit: {limit} where at most {MAX_LEAVES} are allowed")
 
+        own = self._own(request.log)
+
         def job(tx: Tx) -> tuple[ChainState, list[bytes]]:
-            state = tx.operators.state()
+            chain = own.table(tx)
+            state = chain.state()
             leaves: list[bytes] = []
             room = MAX_REPLY
-            for leaf in tx.operators.leaves(first, min(state.size, first + limit)):
+            for leaf in chain.leaves(first, min(state.size, first + limit)):
                 room -= len(leaf.data)
                 if room < 0:
                     break
@@ -78,8 +85,81 @@ class AuditCalls:
 
         state, leaves = await self._parts.store.read(job)
         return pb.ReadOperatorLogResponse(
-            leaves=leaves, size=state.size, checkpoint=self._parts.operators.checkpoint(state)
+            leaves=leaves, size=state.size, checkpoint=own.checkpoint(state)
         )
+
+    def _own(self, which: pb.ReadOperatorLogRequest.Log) -> OwnLog:
+        if which == pb.ReadOperatorLogRequest.OPERATORS:
+            return self._parts.operators
+        if which == pb.ReadOperatorLogRequest.COSIGNED:
+            return self._parts.cosigned
+        raise Invalid("log: must be OPERATORS or COSIGNED")
+
+    async def ListWitnesses(
+        self, _request: pb.ListWitnessesRequest, _context: Any
+    ) -> pb.ListWitnessesResponse:
+        """See admin.proto."""
+        parts = self._parts
+
+        def job(tx: Tx) -> pb.ListWitnessesResponse:
+            stored, logs = tx.witnessing.cosignatures(), tx.witnessing.logs()
+            fitting = list(_fitting(logs))
+            return pb.ListWitnessesResponse(
+                own=[_own_log(parts, own, tx, stored) for own in (parts.operators, parts.cosigned)],
+                outside=[_outside_log(log) for log in fitting],
+                witness_vkey=parts.witness.vkey,
+                outside_left_out=len(logs) - len(fitting),
+            )
+
+        return await parts.store.read(job)
+
+
+def _own_log(parts: Parts, own: OwnLog, tx: Tx, stored: Sequence[Cosignature]) -> pb.OwnLog:
+    state = own.table(tx).state()
+    given = {item.witness: item for item in stored if item.log == own.origin}
+    configured = [key.vkey for _, key in outside_witnesses(parts.settings)]
+    cosignatures = []
+    for vkey in dict.fromkeys([*configured, *given]):
+        item = given.get(vkey)
+        standing = parts.submitter.standing.get((own.origin, vkey), Standing())
+        cosignatures.append(
+            pb.OutsideCosignature(
+                witness_vkey=vkey,
+                size=item.size if item else 0,
+                cosigned_at=item.cosigned_at if item else 0,
+                note=item.note if item else b"",
+                configured=vkey in configured,
+                error=standing.code,
+                message=standing.message[:500],
+            )
+        )
+    return pb.OwnLog(
+        origin=own.origin,
+        vkey=own.vkey,
+        size=state.size,
+        checkpoint=own.checkpoint(state),
+        cosignatures=cosignatures,
+    )
+
+
+def _fitting(logs: Sequence[OutsideLog]) -> Iterator[OutsideLog]:
+    """As many as have room in one reply: their notes are as long as those logs like."""
+    room = MAX_REPLY
+    for log in logs:
+        room -= len(log.checkpoint) + sum(map(len, log.fork or ()))
+        if room < 0:
+            return
+        yield log
+
+
+def _outside_log(log: OutsideLog) -> pb.OutsideLog:
+    return pb.OutsideLog(
+        origin=log.origin,
+        size=log.size,
+        cosigned_at=log.cosigned_at,
+        note=log.checkpoint,
+        fork=log.fork or (),
+    )
 
 
 def _digest(file: BinaryIO) -> str:

@@ -40,6 +40,7 @@ ROLES: Final[dict[str, frozenset[str]]] = {
     "GetRollout": _ANY,
     "ExportAudit": _AUDIT,
     "ReadOperatorLog": _ANY,
+    "ListWitnesses": _ANY,
 }
 """Which roles may call which method of Admin. A method that is not here is nobody's."""
 

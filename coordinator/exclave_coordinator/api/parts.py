@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exclave_coordinator.api.record import Recorder
+from exclave_coordinator.audit.cosigned import CosignedLog
 from exclave_coordinator.audit.export import Exporter
 from exclave_coordinator.audit.oplog import OperatorLog
+from exclave_coordinator.audit.submit import Submitter
+from exclave_coordinator.audit.witness import Witness
 from exclave_coordinator.config import Settings
 from exclave_coordinator.fleet.certificates import Authority
 from exclave_coordinator.fleet.enroll import Enrollment
@@ -42,7 +45,10 @@ class Parts:
     sessions: Sessions
     publisher: Publisher
     rollouts: Rollouts
+    witness: Witness
     operators: OperatorLog
+    cosigned: CosignedLog
+    submitter: Submitter
     recorder: Recorder
     exporter: Exporter
     metrics: Metrics

@@ -7,7 +7,8 @@ import errno
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from exclave_coordinator.audit.oplog import EPOCH, OperatorLog
+from exclave_coordinator.audit.chain import EPOCH
+from exclave_coordinator.audit.oplog import OperatorLog
 from exclave_coordinator.audit.witness import Witness
 from exclave_coordinator.errors import Invalid, NotFound, StorageError, StorageFull
 from exclave_coordinator.ports import AgentKey, Clock, Log, StoredLeaf, Tx

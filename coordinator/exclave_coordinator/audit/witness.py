@@ -1,53 +1,65 @@
-"""The witness: cosigns an agent's checkpoint only when it extends all that was cosigned before.
+"""The witness: cosigns a checkpoint only when it extends all that was cosigned before.
 
-C2SP tlog-witness, with one check more: we hold the leaves, so the root itself is recomputed.
+C2SP tlog-witness. Of agents' logs we hold the leaves, so there the root itself is recomputed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from exclave_coordinator.audit.cosigned import CosignedLog
+from exclave_coordinator.audit.subjects import (
+    PROOF,
+    AgentSubject,
+    Contradiction,
+    OutsideSubject,
+    Subject,
+    Submitted,
+)
 from exclave_coordinator.errors import (
     Denied,
     Inconsistent,
     Invalid,
+    NotFound,
     Precondition,
-    Refused,
     Stale,
 )
-from exclave_coordinator.ports import AgentKey, Clock, Evidence, Log, Store, Tx
+from exclave_coordinator.ports import ACTIVE, AgentKey, Clock, Log, Store, Tx
+from exclave_coordinator.witness_ports import OutsideLog
 from exclave_protocol.checkpoint import Checkpoint, CosignerKey, cosign, log_origin
-from exclave_protocol.errors import NoteError, ProofError
+from exclave_protocol.errors import NoteError
 from exclave_protocol.note import VerifyKey, add_signature, open_note, split_note
-from exclave_protocol.tree import HASH_SIZE, Frontier, verify_consistency
+from exclave_protocol.tree import HASH_SIZE
+from exclave_protocol.witness import MAX_PROOF, AddCheckpoint
 
-MAX_PROOF = 63
-
-
-@dataclass(frozen=True, slots=True)
-class _Contradiction:
-    kind: str
-    """"root", "proof" or "fork"."""
-    detail: str
+MAX_TEXT = 4096
+"""Characters of a checkpoint's text: extension lines are kept as they stand."""
+FRESH_SECONDS = 60
+"""A checkpoint that was cosigned this lately gets the same line again, and no leaf: else whoever
+has a copy of it could make our own log grow as fast as they can ask."""
 
 
 class Witness:
-    """One witness key over all agents' logs."""
+    """One witness key over all agents' logs and the outside logs that we were told of."""
 
     def __init__(
         self,
         store: Store,
         trust_domain: str,
         key: CosignerKey,
+        cosigned: CosignedLog,
         *,
+        outside: Iterable[VerifyKey] = (),
         clock: Clock,
         alarm: Callable[[str], None],
     ) -> None:
-        """`alarm` is told the kind of every contradiction."""
+        """`outside`: keys of outside logs, each named after its log's origin; several of one
+        name may each sign. `alarm` is told the kind of every contradiction that is kept."""
         self._store = store
         self._domain = trust_domain
         self._key = key
+        self._log = cosigned
+        self._outside = _by_name(outside)
         self._clock = clock
         self._alarm = alarm
 
@@ -69,117 +81,130 @@ class Witness:
     async def witness(
         self, key: AgentKey, epoch: int, old_size: int, proof: Sequence[bytes], note: bytes
     ) -> bytes:
-        """Verify a signed checkpoint and return our cosignature line.
-
-        MUST: the checkpoint is in the database before its cosignature exists anywhere.
+        """Verify a checkpoint that the agent itself hands in; returns our cosignature line.
 
         Raises: Invalid (note, proof unreadable), Denied (signature, origin), Stale (old_size),
         Precondition (leaves_missing), Inconsistent (kept as evidence).
         """
-        if len(proof) > MAX_PROOF or any(len(item) != HASH_SIZE for item in proof):
-            raise Invalid(f"consistency_proof: more than {MAX_PROOF} hashes, or not 32 bytes each")
         log = await self._store.read(lambda tx: tx.logs.get(key, epoch))
         if log is None:
             raise Precondition(
                 "no leaf of this epoch is stored: upload first", code="leaves_missing"
             )
-        origin = log_origin(self._domain, key.tenant, key.name, epoch)
-        checkpoint, text = _open(note, VerifyKey(origin, log.audit_key))
-        _check_sizes(log, old_size, checkpoint.size)
-        frontier, contradiction = await self._store.read(
-            lambda tx: _judge(tx, log, checkpoint, proof)
-        )
-        if contradiction is not None:
-            await self._keep(log, checkpoint, note, contradiction)
-            raise Inconsistent(f"checkpoint: {contradiction.detail}; kept as evidence")
-        timestamp = self._clock.now()
-        witnessed = replace(
-            log,
-            witnessed_size=checkpoint.size,
-            witnessed_at=timestamp,
-            peaks=frontier.peaks,
-            checkpoint=note,
-        )
-        await self._store.write(lambda tx: _persist(tx, witnessed, old_size))
-        return cosign(text, self._key, timestamp)
+        subject = AgentSubject(log, log_origin(self._domain, key.tenant, key.name, epoch))
+        request = AddCheckpoint(old_size, tuple(proof), note)
+        return await self._cosign(subject, request, by_its_log=True)
 
-    async def _keep(
-        self, log: Log, checkpoint: Checkpoint, note: bytes, found: _Contradiction
-    ) -> None:
-        evidence = Evidence(
-            log.key,
-            log.epoch,
-            checkpoint.size,
-            found.kind,
-            self._clock.now(),
-            found.detail,
-            note,
-        )
-        await self._store.write(lambda tx: tx.logs.insert_evidence(evidence))
+    async def add_checkpoint(self, request: AddCheckpoint) -> bytes:
+        """Verify a checkpoint that anybody hands in; returns our cosignature line.
+
+        Raises: NotFound (no log of that origin), Denied (also: the agent is banned or evicted);
+        the others as `witness`. A proof that fails is not evidence here: whoever sent it may
+        not be the log.
+        """
+        try:
+            origin = split_note(request.note)[0].partition("\n")[0]
+        except NoteError as error:
+            raise Invalid(f"checkpoint: {error.message}", code="note") from error
+        subject = await self._store.read(lambda tx: self._find(tx, origin))
+        return await self._cosign(subject, request, by_its_log=False)
+
+    def _find(self, tx: Tx, origin: str) -> Subject:
+        if keys := self._outside.get(origin):
+            return OutsideSubject(tx.witnessing.log(origin) or OutsideLog(origin), keys)
+        domain, _, rest = origin.partition("/")
+        tenant, _, place = rest.partition("/")
+        agent, _, last = place.partition("/e")
+        if domain == self._domain and last.isascii() and last.isdigit() and len(last) < 17:
+            key = AgentKey(tenant, agent)
+            log = tx.logs.get(key, int(last))
+            # Written as we write it ourselves, or it is another origin.
+            if log is not None and origin == log_origin(domain, tenant, agent, log.epoch):
+                _check_active(tx, key)
+                return AgentSubject(log, origin)
+        raise NotFound("checkpoint: its origin is no log that this witness knows")
+
+    async def _cosign(self, subject: Subject, request: AddCheckpoint, *, by_its_log: bool) -> bytes:
+        """The one way to a cosignature.
+
+        MUST: the checkpoint, and its leaf in the witness's log, are in the database in one
+        transaction before its cosignature exists anywhere. MUST: that transaction finds the
+        size that the proof began at, or changes nothing.
+        """
+        if len(request.proof) > MAX_PROOF or any(len(i) != HASH_SIZE for i in request.proof):
+            raise Invalid(f"consistency_proof: more than {MAX_PROOF} hashes, or not 32 bytes each")
+        new = _open(subject, request)
+        _check_sizes(subject, request.old_size, new.checkpoint.size)
+        judged = await self._store.read(lambda tx: subject.judge(tx, new))
+        now = self._clock.now()
+        if isinstance(judged, Contradiction):
+            if judged.kind == PROOF and not by_its_log:
+                raise Inconsistent(f"checkpoint: {judged.detail}")
+            await self._keep(subject, new, judged, now)
+            raise Inconsistent(f"checkpoint: {judged.detail}; kept as evidence")
+        if _is_repeated(subject, new) and 0 <= now - subject.cosigned_at < FRESH_SECONDS:
+            return cosign(new.text, self._key, subject.cosigned_at)
+
+        def persist(tx: Tx) -> None:
+            _check_current(subject.current(tx).size, request.old_size)
+            judged.persist(tx, new.note, now)
+            self._log.append(tx, new.checkpoint, now)
+
+        await self._store.write(persist)
+        return cosign(new.text, self._key, now)
+
+    async def _keep(self, subject: Subject, new: Submitted, found: Contradiction, now: int) -> None:
+        await self._store.write(lambda tx: subject.keep(tx, new, found, now))
         self._alarm(found.kind)
 
 
-def _open(note: bytes, key: VerifyKey) -> tuple[Checkpoint, str]:
+def _by_name(keys: Iterable[VerifyKey]) -> Mapping[str, tuple[VerifyKey, ...]]:
+    named: dict[str, tuple[VerifyKey, ...]] = {}
+    for key in keys:
+        named[key.name] = (*named.get(key.name, ()), key)
+    return named
+
+
+def _check_active(tx: Tx, key: AgentKey) -> None:
+    """As at the gRPC port, where the call would not have been let in."""
+    agent = tx.agents.get(key)
+    if agent is None or agent.state != ACTIVE:
+        state = agent.state if agent is not None else "unknown"
+        raise Denied(f"checkpoint: the log's agent is {state}", code=state)
+
+
+def _open(subject: Subject, request: AddCheckpoint) -> Submitted:
     """The checkpoint and its text, signature and origin verified."""
     try:
-        text, _ = split_note(note)
-        checkpoint = Checkpoint.parse(text)
+        text, _ = split_note(request.note)
+        checkpoint = Checkpoint.parse(text, extensions=subject.extensions)
     except NoteError as error:
         raise Invalid(f"checkpoint: {error.message}", code="note") from error
-    if checkpoint.origin != key.name:
+    if len(text) > MAX_TEXT:
+        raise Invalid(f"checkpoint: more than {MAX_TEXT} characters of text", code="note")
+    if checkpoint.origin != subject.origin:
         raise Denied("checkpoint: its origin is not the calling agent's log", code="origin")
     try:
-        open_note(note, [key])
+        opened = open_note(request.note, subject.keys)
     except NoteError as error:
         raise Denied(
-            "checkpoint: not signed by the audit key registered for this log", code="signature"
+            "checkpoint: not signed by a key registered for this log", code="signature"
         ) from error
-    return checkpoint, text
+    note = text.encode() + b"\n" + b"".join(item.line() for item in opened.verified)
+    return Submitted(checkpoint, text, note, request.proof)
 
 
-def _check_sizes(log: Log, old_size: int, size: int) -> None:
-    refusal: Refused | None = None
-    if old_size != log.witnessed_size:
-        refusal = Stale(
-            f"old_size: {old_size} where {log.witnessed_size} leaves are cosigned",
-            size=log.witnessed_size,
-        )
-    elif size < old_size:
-        refusal = Invalid("checkpoint: smaller than the one already cosigned", code="note")
-    elif size > log.size:
-        refusal = Precondition(
-            f"checkpoint: {size} leaves where {log.size} are stored: upload the others first",
-            code="leaves_missing",
-        )
-    if refusal is not None:
-        raise refusal
+def _is_repeated(subject: Subject, new: Submitted) -> bool:
+    return bool(subject.checkpoint) and split_note(subject.checkpoint)[0] == new.text
 
 
-def _judge(
-    tx: Tx, log: Log, checkpoint: Checkpoint, proof: Sequence[bytes]
-) -> tuple[Frontier, _Contradiction | None]:
-    """Recompute the root from the leaves since the last checkpoint; check the proof with it."""
-    frontier = Frontier.from_peaks(log.witnessed_size, log.peaks)
-    old_root = frontier.root()
-    frontier.extend(tx.logs.hashes(log.id, log.witnessed_size, checkpoint.size))
-    if frontier.size != checkpoint.size or frontier.root() != checkpoint.root:
-        kind = "fork" if checkpoint.size == log.witnessed_size else "root"
-        return frontier, _Contradiction(
-            kind, f"its root is not that of the {checkpoint.size} leaves that were uploaded"
-        )
-    try:
-        verify_consistency(log.witnessed_size, old_root, checkpoint.size, checkpoint.root, proof)
-    except ProofError as error:
-        return frontier, _Contradiction("proof", f"the consistency proof fails: {error.message}")
-    return frontier, None
+def _check_sizes(subject: Subject, old_size: int, size: int) -> None:
+    if size < old_size:
+        raise Invalid("checkpoint: smaller than old_size", code="note")
+    _check_current(subject.size, old_size)
+    subject.check_held(size)
 
 
-def _persist(tx: Tx, witnessed: Log, old_size: int) -> None:
-    current = tx.logs.get(witnessed.key, witnessed.epoch)
-    assert current is not None, "logs are never deleted"
-    if current.witnessed_size != old_size:
-        raise Stale(
-            f"old_size: {old_size} where {current.witnessed_size} leaves are cosigned",
-            size=current.witnessed_size,
-        )
-    tx.logs.set_witnessed(witnessed)
+def _check_current(cosigned: int, old_size: int) -> None:
+    if old_size != cosigned:
+        raise Stale(f"old_size: {old_size} where {cosigned} leaves are cosigned", size=cosigned)

@@ -17,7 +17,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised with every step in `migrations`; a database of a higher version is refused."""
 
 metadata = MetaData()
@@ -185,6 +185,48 @@ operator_state = Table(
     Column("size", BigInteger, nullable=False),
     Column("head", LargeBinary, nullable=False),
     Column("peaks", LargeBinary, nullable=False),
+)
+
+cosigned_leaves = Table(
+    "cosigned_leaves",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("time_ns", BigInteger, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
+
+cosigned_state = Table(
+    "cosigned_state",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("head", LargeBinary, nullable=False),
+    Column("peaks", LargeBinary, nullable=False),
+)
+
+outside_logs = Table(
+    "outside_logs",
+    metadata,
+    Column("origin", String(255), primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("checkpoint", LargeBinary, nullable=False),
+    Column("cosigned_at", BigInteger, nullable=False),
+    # Both notes of the first contradiction, NULL: none was seen. One proves it for ever.
+    Column("fork_cosigned", LargeBinary, nullable=True),
+    Column("fork_refused", LargeBinary, nullable=True),
+)
+
+outside_cosignatures = Table(
+    "outside_cosignatures",
+    metadata,
+    Column("log", String(255), primary_key=True),
+    Column("witness", String(320), primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("peaks", LargeBinary, nullable=False),
+    Column("cosigned_at", BigInteger, nullable=False),
+    Column("note", LargeBinary, nullable=False),
 )
 
 operator_certificates = Table(

@@ -35,7 +35,7 @@ class Metrics:
         )
         self.contradictions = Counter(
             "exclave_coordinator_contradictions",
-            "Evidence kept against agents, by kind (leaf, root, proof, fork). Alert on any.",
+            "Evidence kept against agents and outside logs, by kind (leaf, root, proof, fork).",
             ["kind"],
             registry=self.registry,
         )
@@ -50,7 +50,40 @@ class Metrics:
             "When the server's certificate ends, seconds since the epoch.",
             registry=self.registry,
         )
+        self.requests = Counter(
+            "exclave_coordinator_witness_requests",
+            "Requests at the witness's HTTP port by status.",
+            ["status"],
+            registry=self.registry,
+        )
+        self.submissions = Counter(
+            "exclave_coordinator_submissions",
+            "Requests to outside witnesses by outcome (cosigned, or why not).",
+            ["witness", "outcome"],
+            registry=self.registry,
+        )
+        self.uncosigned = Gauge(
+            "exclave_coordinator_uncosigned_leaves",
+            "Leaves of an own log that an outside witness has not cosigned.",
+            ["log", "witness"],
+            registry=self.registry,
+        )
+        self.outside_cosigned = Gauge(
+            "exclave_coordinator_outside_cosigned_seconds",
+            "When an outside witness last cosigned an own log, seconds since the epoch; 0: never.",
+            ["log", "witness"],
+            registry=self.registry,
+        )
         self.registry.register(_Live(sessions, agents))
+
+    def outcome(self, witness: str, outcome: str) -> None:
+        """See `audit.submit.Told`."""
+        self.submissions.labels(witness, outcome).inc()
+
+    def lag(self, log: str, witness: str, leaves: int, cosigned_at: int) -> None:
+        """See `audit.submit.Told`."""
+        self.uncosigned.labels(log, witness).set(leaves)
+        self.outside_cosigned.labels(log, witness).set(cosigned_at)
 
     def serve(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
         """Answer scrapes from a thread; returns the port and how to stop. Raises: OSError."""

@@ -1,9 +1,10 @@
-"""`exclave audit`: evidence of tenants and of the operators themselves."""
+"""`exclave audit`: evidence of tenants, of the operators themselves, and of the witness."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,10 +12,13 @@ from exclave_ctl import output
 from exclave_ctl.context import Session, pass_session
 from exclave_ctl.errors import CtlError
 
+if TYPE_CHECKING:
+    from exclave_protocol.pb import admin_pb2 as pb
+
 
 @click.group()
 def audit() -> None:
-    """Audit bundles and the operators' log."""
+    """Audit bundles, the coordinator's own logs, and who cosigned them."""
 
 
 @audit.command()
@@ -57,14 +61,21 @@ def pull(
 @audit.command()
 @click.option("--from-seq", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--limit", type=click.IntRange(1, 100_000), default=1000, show_default=True)
+@click.option(
+    "--of",
+    type=click.Choice(["operators", "cosigned"]),
+    default="operators",
+    show_default=True,
+    help="What operators did, or what the coordinator's witness cosigned.",
+)
 @output.as_json
 @pass_session
-def log(session: Session, from_seq: int, limit: int, as_json: bool) -> None:
-    """Show what operators did, from the coordinator's own chained log."""
+def log(session: Session, from_seq: int, limit: int, of: str, as_json: bool) -> None:
+    """Show one of the coordinator's own chained logs."""
     from exclave_ctl import audits
 
     with session.connect() as client:
-        raw = list(audits.operator_log(client, from_seq, limit))
+        raw = list(audits.own_log(client, of, from_seq, limit))
     leaves = audits.check_chain(raw)
     if as_json:
         # A leaf is JSON as it stands; its exact bytes are what the log commits to.
@@ -83,6 +94,97 @@ def log(session: Session, from_seq: int, limit: int, as_json: bool) -> None:
         ],
         "the log is empty",
     )
+
+
+@audit.command()
+@output.as_json
+@pass_session
+def witnesses(session: Session, as_json: bool) -> None:
+    """Show who cosigned the coordinator's own logs, and what its witness cosigned of others'.
+
+    Every checkpoint shown was verified with the keys shown. Exits 1 where one does not verify.
+    """
+    from exclave_ctl import audits
+
+    with session.connect() as client:
+        answer = client.witnesses()
+    audits.check_witnesses(answer)
+    if as_json:
+        output.emit(_witnesses_json(answer))
+        return
+    click.echo(f"our witness: {answer.witness_vkey}")
+    for own in answer.own:
+        click.echo(f"{own.origin}: {own.size} leaves\n  key {own.vkey}")
+        click.echo("".join(f"  | {line}\n" for line in own.checkpoint.decode().splitlines()))
+    output.table(
+        ("LOG", "WITNESS", "COSIGNED", "AT", "STATE"),
+        [
+            (
+                own.origin,
+                item.witness_vkey.partition("+")[0],
+                f"{item.size}/{own.size}",
+                output.when(item.cosigned_at),
+                _state(item),
+            )
+            for own in answer.own
+            for item in own.cosignatures
+        ],
+        "no outside witness is configured: see `outside_witnesses` in coordinator.toml",
+    )
+    output.table(
+        ("OUTSIDE LOG", "COSIGNED", "AT", "STATE"),
+        [
+            (log.origin, log.size, output.when(log.cosigned_at), "FORKED" if log.fork else "ok")
+            for log in answer.outside
+        ],
+        "",
+    )
+    if answer.outside_left_out:
+        output.warn(f"{answer.outside_left_out} more outside logs did not fit the answer")
+
+
+def _state(item: pb.OutsideCosignature) -> str:
+    if item.error:
+        return f"{item.error}: {item.message}"
+    return "ok" if item.configured else "not configured any more"
+
+
+def _witnesses_json(answer: pb.ListWitnessesResponse) -> dict[str, object]:
+    return {
+        "witness_vkey": answer.witness_vkey,
+        "own": [
+            {
+                "origin": own.origin,
+                "vkey": own.vkey,
+                "size": own.size,
+                "checkpoint": own.checkpoint.decode(),
+                "cosignatures": [
+                    {
+                        "witness_vkey": item.witness_vkey,
+                        "size": item.size,
+                        "cosigned_at": item.cosigned_at,
+                        "note": item.note.decode(),
+                        "configured": item.configured,
+                        "error": item.error,
+                        "message": item.message,
+                    }
+                    for item in own.cosignatures
+                ],
+            }
+            for own in answer.own
+        ],
+        "outside": [
+            {
+                "origin": log.origin,
+                "size": log.size,
+                "cosigned_at": log.cosigned_at,
+                "note": log.note.decode(),
+                "fork": [note.decode() for note in log.fork],
+            }
+            for log in answer.outside
+        ],
+        "outside_left_out": answer.outside_left_out,
+    }
 
 
 def _cell(value: object) -> str:

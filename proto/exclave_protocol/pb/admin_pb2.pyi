@@ -295,12 +295,20 @@ class ExportAuditChunk(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class ReadOperatorLogRequest(_message.Message):
-    __slots__ = ("first_seq", "limit")
+    __slots__ = ("first_seq", "limit", "log")
+    class Log(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        OPERATORS: _ClassVar[ReadOperatorLogRequest.Log]
+        COSIGNED: _ClassVar[ReadOperatorLogRequest.Log]
+    OPERATORS: ReadOperatorLogRequest.Log
+    COSIGNED: ReadOperatorLogRequest.Log
     FIRST_SEQ_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
     first_seq: int
     limit: int
-    def __init__(self, first_seq: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
+    log: ReadOperatorLogRequest.Log
+    def __init__(self, first_seq: _Optional[int] = ..., limit: _Optional[int] = ..., log: _Optional[_Union[ReadOperatorLogRequest.Log, str]] = ...) -> None: ...
 
 class ReadOperatorLogResponse(_message.Message):
     __slots__ = ("leaves", "size", "checkpoint")
@@ -311,3 +319,65 @@ class ReadOperatorLogResponse(_message.Message):
     size: int
     checkpoint: bytes
     def __init__(self, leaves: _Optional[_Iterable[bytes]] = ..., size: _Optional[int] = ..., checkpoint: _Optional[bytes] = ...) -> None: ...
+
+class ListWitnessesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListWitnessesResponse(_message.Message):
+    __slots__ = ("own", "outside", "witness_vkey", "outside_left_out")
+    OWN_FIELD_NUMBER: _ClassVar[int]
+    OUTSIDE_FIELD_NUMBER: _ClassVar[int]
+    WITNESS_VKEY_FIELD_NUMBER: _ClassVar[int]
+    OUTSIDE_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    own: _containers.RepeatedCompositeFieldContainer[OwnLog]
+    outside: _containers.RepeatedCompositeFieldContainer[OutsideLog]
+    witness_vkey: str
+    outside_left_out: int
+    def __init__(self, own: _Optional[_Iterable[_Union[OwnLog, _Mapping]]] = ..., outside: _Optional[_Iterable[_Union[OutsideLog, _Mapping]]] = ..., witness_vkey: _Optional[str] = ..., outside_left_out: _Optional[int] = ...) -> None: ...
+
+class OwnLog(_message.Message):
+    __slots__ = ("origin", "vkey", "size", "checkpoint", "cosignatures")
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    VKEY_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    COSIGNATURES_FIELD_NUMBER: _ClassVar[int]
+    origin: str
+    vkey: str
+    size: int
+    checkpoint: bytes
+    cosignatures: _containers.RepeatedCompositeFieldContainer[OutsideCosignature]
+    def __init__(self, origin: _Optional[str] = ..., vkey: _Optional[str] = ..., size: _Optional[int] = ..., checkpoint: _Optional[bytes] = ..., cosignatures: _Optional[_Iterable[_Union[OutsideCosignature, _Mapping]]] = ...) -> None: ...
+
+class OutsideCosignature(_message.Message):
+    __slots__ = ("witness_vkey", "size", "cosigned_at", "note", "configured", "error", "message")
+    WITNESS_VKEY_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    COSIGNED_AT_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    CONFIGURED_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    witness_vkey: str
+    size: int
+    cosigned_at: int
+    note: bytes
+    configured: bool
+    error: str
+    message: str
+    def __init__(self, witness_vkey: _Optional[str] = ..., size: _Optional[int] = ..., cosigned_at: _Optional[int] = ..., note: _Optional[bytes] = ..., configured: _Optional[bool] = ..., error: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
+class OutsideLog(_message.Message):
+    __slots__ = ("origin", "size", "cosigned_at", "note", "fork")
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    COSIGNED_AT_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    FORK_FIELD_NUMBER: _ClassVar[int]
+    origin: str
+    size: int
+    cosigned_at: int
+    note: bytes
+    fork: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, origin: _Optional[str] = ..., size: _Optional[int] = ..., cosigned_at: _Optional[int] = ..., note: _Optional[bytes] = ..., fork: _Optional[_Iterable[bytes]] = ...) -> None: ...

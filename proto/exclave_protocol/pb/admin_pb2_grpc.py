@@ -119,6 +119,11 @@ class AdminStub:
                 request_serializer=exclave_dot_v1_dot_admin__pb2.ReadOperatorLogRequest.SerializeToString,
                 response_deserializer=exclave_dot_v1_dot_admin__pb2.ReadOperatorLogResponse.FromString,
                 _registered_method=True)
+        self.ListWitnesses = channel.unary_unary(
+                '/exclave.v1.Admin/ListWitnesses',
+                request_serializer=exclave_dot_v1_dot_admin__pb2.ListWitnessesRequest.SerializeToString,
+                response_deserializer=exclave_dot_v1_dot_admin__pb2.ListWitnessesResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -244,7 +249,15 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReadOperatorLog(self, request, context):
-        """The coordinator's own chained log (any role).
+        """One of the coordinator's own chained logs (any role).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWitnesses(self, request, context):
+        """How the coordinator's own logs stand with outside witnesses, and what its witness
+        cosigned of outside logs (any role). Called by `exclave audit witnesses`. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -337,6 +350,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ReadOperatorLog,
                     request_deserializer=exclave_dot_v1_dot_admin__pb2.ReadOperatorLogRequest.FromString,
                     response_serializer=exclave_dot_v1_dot_admin__pb2.ReadOperatorLogResponse.SerializeToString,
+            ),
+            'ListWitnesses': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWitnesses,
+                    request_deserializer=exclave_dot_v1_dot_admin__pb2.ListWitnessesRequest.FromString,
+                    response_serializer=exclave_dot_v1_dot_admin__pb2.ListWitnessesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -798,6 +816,33 @@ class Admin:
             '/exclave.v1.Admin/ReadOperatorLog',
             exclave_dot_v1_dot_admin__pb2.ReadOperatorLogRequest.SerializeToString,
             exclave_dot_v1_dot_admin__pb2.ReadOperatorLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWitnesses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/exclave.v1.Admin/ListWitnesses',
+            exclave_dot_v1_dot_admin__pb2.ListWitnessesRequest.SerializeToString,
+            exclave_dot_v1_dot_admin__pb2.ListWitnessesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -14,9 +14,9 @@ import httpx
 import pytest
 import uvloop
 
-from exclave_agent.api import connections
 from exclave_agent.api.exchange import Limits
 from exclave_agent.api.server import CannotListen, Listening, serving
+from exclave_http import bounded as connections
 from exclave_testing.local_api import ANALYST, LocalApi, served, until
 from exclave_testing.runtimes import FakeRuntimes
 

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from exclave_coordinator.storage.migrations.v2_witness import add_witness_tables
+
 if TYPE_CHECKING:
     from alembic.operations import Operations
 
@@ -34,4 +36,6 @@ class Migration:
     run: Callable[[Operations], None]
 
 
-MIGRATIONS: Final[tuple[Migration, ...]] = ()
+MIGRATIONS: Final[tuple[Migration, ...]] = (
+    Migration(2, "adds the witness's log, outside logs and their cosignatures", add_witness_tables),
+)

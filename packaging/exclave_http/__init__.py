@@ -1,0 +1,1 @@
+"""HTTP served to people and programs who may mean harm: agent and coordinator share it."""
