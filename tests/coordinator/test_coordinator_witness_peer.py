@@ -1,11 +1,11 @@
 """Somebody else's implementation of tlog-witness, as a witness of ours and as a log that ours
-cosigns: PyPI's witness-log, in the peers' environment (`make bench-audit` makes it)."""
+cosigns: PyPI's witness-log, in a process of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,12 +20,6 @@ from exclave_protocol.note import VerifyKey, split_note
 from exclave_testing.coordinator import TIMEOUT, running_coordinator
 from exclave_testing.processes import ROOT
 from exclave_testing.witnesses import OutsideTree
-
-PEERS = Path(os.environ.get("EXCLAVE_PEERS_VENV", ROOT / ".venv-bench")) / "bin" / "python"
-
-pytestmark = pytest.mark.skipif(
-    not PEERS.exists(), reason="needs the peers' environment: make bench-audit"
-)
 
 
 class Peer:
@@ -54,7 +48,7 @@ async def hear(process: asyncio.subprocess.Process) -> dict[str, Any]:
 async def peer(*words: str) -> AsyncIterator[Peer]:
     """A process of it, until the block ends."""
     process = await asyncio.create_subprocess_exec(
-        PEERS,
+        sys.executable,
         ROOT / "bench" / "witness_peer.py",
         *words,
         stdin=asyncio.subprocess.PIPE,
