@@ -77,6 +77,8 @@ class BundleSpec:
     """Every agent of the tenant that is on file, and when it was last seen: seconds since the
     Unix epoch, 0 for never."""
     logs: Iterable[LogSpec]
+    verifier: bytes = b""
+    """See `standalone.verifier`; empty: it is not in the bundle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,8 @@ def write_bundle(out: BinaryIO, spec: BundleSpec) -> Written:
     """
     writer = _Writer(out)
     writer.add(layout.BY_HAND, VERIFY_MD.encode())
+    if spec.verifier:
+        writer.add(layout.VERIFIER, spec.verifier)
     writer.add(layout.WITNESS_KEY, f"{spec.witness_vkey}\n".encode())
     tallies: list[Tally] = []
     registered: set[str] = set()

@@ -19,6 +19,8 @@ SUMS = "SHA256SUMS"
 BY_HAND = "VERIFY.md"
 COMPLETENESS = "completeness.json"
 WITNESS_KEY = "keys/witness.vkey"
+VERIFIER = "exclave-verify.pyz"
+"""May be there: the verifier of the version that wrote the bundle (`standalone`)."""
 
 MAX_JSON = 16 * 1024 * 1024
 """Bytes of manifest.json, completeness.json and SHA256SUMS."""
@@ -35,6 +37,7 @@ _PLACE = rf"(?:logs/(?P<agent>{_NAME})|operators)/e(?P<epoch>{_NUMBER})"
 NAME = re.compile(_NAME)
 KNOWN_FILE = re.compile(
     rf"manifest\.json|SHA256SUMS|VERIFY\.md|completeness\.json|keys/witness\.vkey"
+    r"|exclave-verify\.pyz"
     rf"|keys/(?:{_NAME}|_operators)\.e{_NUMBER}\.vkey"
     rf"|logs/{_NAME}/registration\.json"
     rf"|{_PLACE}/(?:checkpoint|hashes|records/[0-9]{{12,19}}\.jsonl|seen/[0-9]{{4}}\.checkpoint)"

@@ -405,3 +405,15 @@ def test_policy_test_passes_fails_and_lists_faults(ctl: Ctl) -> None:
     assert ctl("policy", "test", pack, code=1).stdout == faults.stdout
     listed = json.loads(ctl("policy", "check", pack, "--json", code=1).stdout)
     assert listed["problems"][0]["line"] == 7
+
+
+def test_the_verifier_is_handed_out_as_one_file(ctl: Ctl, tmp_path: Path) -> None:
+    file = tmp_path / "exclave-verify.pyz"
+    said = ctl("audit", "verifier", "-o", file)
+    assert said.stdout.split()[0] == hashlib.sha256(file.read_bytes()).hexdigest()
+    done = subprocess.run(
+        [sys.executable, file, "--help"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "Verify an audit bundle offline." in done.stdout
+    assert "exists" in ctl("audit", "verifier", "-o", file, code=1).stderr
+    ctl("audit", "verifier", "-o", file, "--force")

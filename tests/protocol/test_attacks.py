@@ -37,6 +37,7 @@ from exclave_testing.bundles import (
     witness_key,
     write,
 )
+from exclave_testing.standalone import standalone
 
 PIN = witness_key().vkey
 LOG = "logs/edge-1/e1"
@@ -61,6 +62,7 @@ def check(path: Path, verdict: Verdict, *words: str, pin: str | None = PIN) -> R
     """Verify; the verdict must be this one, and the failed steps must say these words."""
     report = verify_bundle(path, witness_vkey=pin)
     assert report.verdict is verdict, report.to_text()
+    assert standalone().ask(path, pin)["report"] == report.to_json(), "as one file it says the same"
     for word in words:
         assert word in said(report)
     return report

@@ -16,6 +16,7 @@ from exclave_protocol.bundle import BundleSpec, LogSpec, Written, write_bundle
 from exclave_protocol.checkpoint import log_origin
 from exclave_protocol.layout import wanted
 from exclave_protocol.note import VerifyKey
+from exclave_protocol.standalone import verifier
 
 AT_ONCE = 2
 """Most bundles written at once: each holds one of the store's readers for as long as it takes,
@@ -67,6 +68,7 @@ class Exporter:
                 witness_vkey=self._witness.vkey,
                 agents={a.key.name: a.presence.last_seen for a in tx.agents.all(tenant)},
                 logs=self._logs(tx, tenant, begin, end),
+                verifier=verifier(),
             ),
         )
 

@@ -59,6 +59,28 @@ def pull(
 
 
 @audit.command()
+@click.option(
+    "-o", "--output", "file", type=click.Path(path_type=Path, dir_okay=False), required=True
+)
+@click.option("--force", is_flag=True, help="Overwrite the file.")
+def verifier(file: Path, force: bool) -> None:
+    """Write the verifier as one file, which needs Python and `cryptography` alone.
+
+    One version has one SHA-256: hand it to auditors by another way than the bundle, in which the
+    same file lies.
+    """
+    from hashlib import sha256
+
+    from exclave_ctl import files
+    from exclave_protocol.standalone import verifier as make
+
+    data = make()
+    (files.replace if force else files.create)(file, data)
+    click.echo(f"{sha256(data).hexdigest()}  {file}")
+    output.note(f"run it: python3 {file} bundle.zip --witness-key VKEY")
+
+
+@audit.command()
 @click.option("--from-seq", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--limit", type=click.IntRange(1, 100_000), default=1000, show_default=True)
 @click.option(
