@@ -20,6 +20,7 @@ from .errors import EvidenceError, LeafError
 from .layout import LogEntry, Manifest, Tally
 from .leaf import decode_leaf
 from .note import split_note
+from .page import render
 from .tree import HASH_SIZE
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can state: equal input, equal bytes
@@ -79,6 +80,8 @@ class BundleSpec:
     logs: Iterable[LogSpec]
     verifier: bytes = b""
     """See `standalone.verifier`; empty: it is not in the bundle."""
+    page: bool = False
+    """Whether the bundle has its page for people, `report.html`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +218,8 @@ def write_bundle(out: BinaryIO, spec: BundleSpec) -> Written:
         tuple(tally.log for tally in tallies),
     )
     writer.add(layout.COMPLETENESS, layout.completeness(tallies))
+    if spec.page:
+        writer.add(layout.PAGE, render(manifest, tallies))
     writer.add(layout.MANIFEST, manifest.to_bytes())
     writer.close()
     return Written(

@@ -21,6 +21,7 @@ from .logcheck import Foreign, LogCheck
 from .note import COSIGNATURE, VerifyKey, split_note
 from .opened import Opening, check_opening, read_opening
 from .opened import make_disclosure_file as make_disclosure_file
+from .page import render
 from .report import Findings as Findings
 from .report import Report as Report
 from .report import Step as Step
@@ -171,7 +172,7 @@ class _Verification:
             found.add(Verdict.INVALID, f"{name}: missing")
         for name in self.archive.names:
             place = name.rpartition("/")[0]
-            if name not in expected and place not in many and name != layout.VERIFIER:
+            if name not in expected and place not in many and name not in layout.MAY_BE:
                 found.add(Verdict.INVALID, f"{name}: belongs to no log of the manifest")
 
     def _keys(self, manifest: Manifest) -> _Keys | None:
@@ -232,6 +233,12 @@ class _Verification:
                 ):
                     raise EvidenceError(
                         f"{layout.COMPLETENESS}: says other than what the records show"
+                    )
+                if layout.PAGE in self.archive.names and (
+                    self.archive.read(layout.PAGE, layout.MAX_JSON) != render(manifest, tallies)
+                ):
+                    raise EvidenceError(
+                        f"{layout.PAGE}: not the page that the records give: do not read it"
                     )
                 for log in manifest.logs:
                     self._check_registration(log)

@@ -11,6 +11,7 @@ from .canonical import CanonicalError, JsonValue, decode, encode
 from .checkpoint import log_origin, operator_origin
 from .errors import EvidenceError, LeafError
 from .leaf import MAX_SEQ, Leaf, LeafType, format_time, parse_time
+from .summary import Summary
 
 BUNDLE_SCHEMA = "exclave.bundle/v1"
 COMPLETENESS_SCHEMA = "exclave.completeness/v1"
@@ -19,8 +20,12 @@ SUMS = "SHA256SUMS"
 BY_HAND = "VERIFY.md"
 COMPLETENESS = "completeness.json"
 WITNESS_KEY = "keys/witness.vkey"
+PAGE = "report.html"
+"""May be there: what the records say, for people (`page`)."""
 VERIFIER = "exclave-verify.pyz"
 """May be there: the verifier of the version that wrote the bundle (`standalone`)."""
+MAY_BE = frozenset({VERIFIER, PAGE})
+"""Files that a bundle can do without."""
 
 MAX_JSON = 16 * 1024 * 1024
 """Bytes of manifest.json, completeness.json and SHA256SUMS."""
@@ -37,7 +42,7 @@ _PLACE = rf"(?:logs/(?P<agent>{_NAME})|operators)/e(?P<epoch>{_NUMBER})"
 NAME = re.compile(_NAME)
 KNOWN_FILE = re.compile(
     rf"manifest\.json|SHA256SUMS|VERIFY\.md|completeness\.json|keys/witness\.vkey"
-    r"|exclave-verify\.pyz"
+    r"|exclave-verify\.pyz|report\.html"
     rf"|keys/(?:{_NAME}|_operators)\.e{_NUMBER}\.vkey"
     rf"|logs/{_NAME}/registration\.json"
     rf"|{_PLACE}/(?:checkpoint|hashes|records/[0-9]{{12,19}}\.jsonl|seen/[0-9]{{4}}\.checkpoint)"
@@ -62,6 +67,14 @@ def text(value: JsonValue, name: str) -> str:
 def shown(value: str) -> str:
     """A hostile text made fit for a report: ASCII, short."""
     return ascii(value if len(value) <= 120 else value[:117] + "...")[1:-1]
+
+
+def second(value: int) -> str:
+    """POSIX seconds for people; a bundle, or a witness, may state any 63-bit number."""
+    try:
+        return format_time(value * 10**9)[:19] + "Z"
+    except LeafError:
+        return f"{value} s after the Unix epoch"
 
 
 def fields(value: JsonValue, names: set[str], what: str) -> dict[str, JsonValue]:
@@ -283,6 +296,7 @@ class Tally:
     missing: list[tuple[int, int]] = field(default_factory=list)
     """Absent seqs of the range, as (first, last), at most `MAX_LISTED`."""
     missing_count: int = 0
+    summary: Summary = field(default_factory=Summary)
     _intents: dict[int, None] = field(default_factory=dict)
     _next: int = -1
 
@@ -295,6 +309,8 @@ class Tally:
             self._skip(seq)
             self.records += 1
             self._next = seq + 1
+            if leaf is not None:
+                self.summary.add(leaf)
             if leaf is not None and leaf.type is LeafType.INTENT:
                 self._intents[seq] = None
         if leaf is not None and leaf.type is LeafType.RESULT:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from .archive import Archive
 from .checkpoint import Checkpoint, open_checkpoint
-from .errors import EvidenceError, LeafError, NoteError
-from .layout import MAX_SMALL, LogEntry, Manifest
-from .leaf import format_time
+from .errors import EvidenceError, NoteError
+from .layout import MAX_SMALL, LogEntry, Manifest, second
 from .note import VerifyKey, open_note, split_note
 from .report import Findings, Step, Verdict
 from .walk import Walk
@@ -101,7 +100,7 @@ class LogCheck:
         if when <= self._manifest.created_ns // 10**9:
             self._others.add(
                 Verdict.INCOMPLETE,
-                f"{foreign.source}: the witness saw size {checkpoint.size} at {_seconds(when)}, "
+                f"{foreign.source}: the witness saw size {checkpoint.size} at {second(when)}, "
                 f"before this bundle of size {self._log.size} was written",
             )
 
@@ -146,7 +145,7 @@ class LogCheck:
                 try:
                     verified = self._witness.verify(self._text, signature)
                     self._cosigned_at = verified.timestamp
-                    detail = f"at {_seconds(self._cosigned_at or 0)}"
+                    detail = f"at {second(self._cosigned_at or 0)}"
                 except NoteError as error:
                     found.add(Verdict.INVALID, f"{name}: {error}")
         if not detail and not found.count:
@@ -232,11 +231,3 @@ class LogCheck:
                 notes.append(f"{more} and are not part of this bundle")
         detail = f"seq {log.first} to {log.end - 1}" if log.end > log.first else "no record"
         return found.step(number, self._title("no record of the range is missing"), detail, notes)
-
-
-def _seconds(value: int) -> str:
-    """POSIX seconds for people; a witness may state any 63-bit number."""
-    try:
-        return format_time(value * 10**9)[:19] + "Z"
-    except LeafError:
-        return f"{value} s after the Unix epoch"

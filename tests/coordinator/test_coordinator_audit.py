@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from exclave_protocol import layout
 from exclave_protocol.checkpoint import verify_cosignature
 from exclave_protocol.evidence import verify_bundle
 from exclave_protocol.note import VerifyKey, open_note, split_note
 from exclave_protocol.pb import admin_pb2, audit_pb2
+from exclave_protocol.standalone import verifier
 from exclave_testing.coordinator import (
     TIMEOUT,
     AgentLog,
@@ -242,11 +245,15 @@ async def test_the_exported_bundle_verifies_as_witnessed(
         path.write_bytes(data)
         report = verify_bundle(path)
         assert report.verdict.name == "WITNESSED", report
+        with zipfile.ZipFile(path) as bundle:
+            assert bundle.read(layout.VERIFIER) == verifier()
+            assert b"<h1>Audit of acme</h1>" in bundle.read(layout.PAGE)
         answer = await centre.admin.ReadOperatorLog(admin_pb2.ReadOperatorLogRequest())
         assert hashlib.sha256(data).hexdigest().encode() in answer.leaves[-1]
     damaged = bytearray(data)
-    at = data.index(log.leaves[4]) if log.leaves[4] in data else len(data) // 2
-    damaged[at] ^= 1
+    with zipfile.ZipFile(path) as bundle:
+        records = next(i for i in bundle.infolist() if i.filename.endswith(".jsonl"))
+    damaged[records.header_offset + 100] ^= 1
     path.write_bytes(damaged)
     assert verify_bundle(path).verdict.name == "INVALID"
 

@@ -69,6 +69,7 @@ class Exporter:
                 agents={a.key.name: a.presence.last_seen for a in tx.agents.all(tenant)},
                 logs=self._logs(tx, tenant, begin, end),
                 verifier=verifier(),
+                page=True,
             ),
         )
 
