@@ -10,6 +10,9 @@ Verified: the hash of every leaf, the RFC 6962 root, and the signature of the ch
 it, which is also what witness-log's verifier does with a dossier; both get their input in
 memory. The strict reading of every field and of the chain is measured beside it.
 
+Raw is sqlite3 alone: rows of the size of ours, leaf and sealed values together, 64 a commit. The
+coordinator's side (leaves a second over gRPC, a bundle of 100,000 records): bench/audit_centre.py.
+
 A disk with a fast fsync flatters whoever calls it once for every append. So both sides also
 run on a disk whose fsync takes 5 ms, as on machines without a protected write cache.
 """
@@ -55,7 +58,12 @@ SLOW_FSYNC_MS = 5.0
 VERIFIED = 50_000
 ROUNDS = 5
 BAR_APPENDS = 20.0
-BAR_VERIFY = 1.0
+BAR_RAW = 0.5
+BAR_VERIFY = 1.3
+BAR_VERIFIED = 250_000.0
+"""Leaves a second on one core."""
+BAR_EXPORT = 10.0
+"""Seconds for a bundle of 100,000 records."""
 
 Figures = dict[str, float]
 
@@ -128,14 +136,26 @@ def aside(command: list[str], rest: list[str], disk: dict[str, str] | None) -> d
     return answer
 
 
-def raw_rows(folder: Path, batch: int = 64, batches: int = 100) -> float:
-    """Rows of a leaf's size per second, group-committed by nothing but sqlite3."""
+def row_bytes(home: Path) -> tuple[int, float]:
+    """Bytes of one of our rows, leaf and sealed values; bytes on disk for each row, all in all."""
+    with sqlite3.connect(home / "state.db") as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        rows, size = connection.execute(
+            "SELECT count(*), avg(length(data) + length(hash) + length(coalesce(sealed, x'')) "
+            "+ length(coalesce(decision, ''))) FROM leaf"
+        ).fetchone()
+    whole = sum(path.stat().st_size for path in home.glob("*.db*"))
+    return int(size), whole / rows
+
+
+def raw_rows(folder: Path, size: int, batch: int = 64, batches: int = 100) -> float:
+    """Rows of that size per second, group-committed by nothing but sqlite3."""
     path = folder / "raw.db"
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, data BLOB)")
-    data = os.urandom(830)
+    data = os.urandom(size)
     started = time.perf_counter()
     for _ in range(batches):
         connection.execute("BEGIN IMMEDIATE")
@@ -176,7 +196,7 @@ async def measure_appends(
         await appends(log, 64, 2000)  # warm
         for index in range(rounds):
             floors.append(fsync_ms(folder))
-            raws.append(raw_rows(folder))
+            raws.append(raw_rows(folder, row_bytes(folder / "home")[0]))
             for producers in PRODUCERS:
                 ours = await appends(log, producers, LEAVES[producers])
                 count = PEER_LEAVES[producers] // producers
@@ -236,6 +256,12 @@ async def fill(home: Path, key: SigningKey, count: int) -> tuple[list[bytes], by
     return leaves, signed.note
 
 
+def measure_centre() -> dict[str, float]:
+    """The coordinator's side, in a process of its own."""
+    figures = aside([sys.executable, str(HERE / "audit_centre.py")], [], None)
+    return {name: float(value) for name, value in figures.items()}
+
+
 def measure_verify(folder: Path, python: Path) -> list[dict[str, Any]]:
     """Verification, one process and one thread on each side."""
     key = SigningKey(ORIGIN, Ed25519PrivateKey.generate())
@@ -293,7 +319,9 @@ def main() -> None:
         folder = Path(name)
         checks = measure_verify(folder, python)
         slow = measure_slow(folder, python, min(3, arguments.rounds))
+        centre = measure_centre()
         found, floors, raws = uvloop.run(measure_appends(folder, python, arguments.rounds))
+        size, on_disk = row_bytes(folder / "home")
     rows = table(found)
     raw = statistics.median(raws)
     bars = [Bar("appends at 64 / witness-log's", rows[-1]["ratio"], BAR_APPENDS, "higher")]
@@ -302,12 +330,24 @@ def main() -> None:
         bars.append(Bar(title, slow[-1]["ratio"], BAR_APPENDS, "higher"))
     ratio = checks[0]["leaves/s"] / checks[2]["leaves/s"]
     bars.append(Bar("verified / witness-log's", ratio, BAR_VERIFY, "higher"))
+    of_raw = rows[-1]["exclave/s"] / raw
+    bars += [
+        Bar("appends at 64 / raw rows of the same size", of_raw, BAR_RAW, "higher"),
+        Bar("verified leaves/s", checks[0]["leaves/s"], BAR_VERIFIED, "higher"),
+        Bar("bundle of 100k records, s", centre["export_seconds"], BAR_EXPORT, "lower"),
+    ]
     floor = {
         "fsync ms": statistics.median(floors),
+        "bytes/row": size,
         "raw rows/s, 64 a commit": round(raw),
-        "of raw": rows[-1]["exclave/s"] / raw,
+        "of raw": of_raw,
     }
-    rows += [*slow, floor, *checks]
+    decision = {
+        "one decision at a time adds ms (two leaves)": 2 * rows[0]["p50 ms"],
+        "bytes on disk": round(2 * on_disk),
+        "bytes on the wire": round(2 * centre["wire_bytes_leaf"]),
+    }
+    rows += [*slow, floor, decision, centre, *checks]
     versions = {"witness-log": checks[2]["verify"].split()[1], "sqlite": sqlite3.sqlite_version}
     write_results("audit", rows=rows, bars=bars, versions=versions)
 
