@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from exclave_protocol.pb import admin_pb2 as pb
 
 PAGE = 1000
+AHEAD_SECONDS = 300
+"""How far an agent's clock may be ahead of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,3 +110,22 @@ def _check_note(origin: str, note: bytes, vkeys: Sequence[str]) -> None:
             f"the checkpoint of {origin} does not verify: {error.message}",
             "keep this output and ask whoever runs the coordinator: nothing of it can be trusted",
         ) from error
+
+
+def anomalies(log: pb.AgentLog, now: int, silence: int) -> list[str]:
+    """What is odd about one log, in words. `silence`: seconds without a leaf from an active agent;
+    every agent writes a heartbeat."""
+    from exclave_protocol.pb import admin_pb2
+
+    found = []
+    if log.contradictions:
+        found.append(f"{log.contradictions} contradictions are kept as evidence")
+    if not log.epoch:
+        return [*found, "connected, and has sent no leaf"] if log.last_seen else found
+    if log.size > log.witnessed_size and now - max(log.witnessed_at, log.last_leaf) > silence:
+        found.append(f"{log.size - log.witnessed_size} leaves wait for a cosignature")
+    if log.last_leaf > now + AHEAD_SECONDS:
+        found.append("the agent's clock runs ahead")
+    if log.state == admin_pb2.Agent.State.ACTIVE and now - log.last_leaf > silence:
+        found.append("silent")
+    return found

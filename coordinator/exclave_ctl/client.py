@@ -193,6 +193,13 @@ class Client:
 
         return self._call("ListWitnesses", pb.ListWitnessesRequest(), pb.ListWitnessesResponse)
 
+    def agent_logs(self, tenant: str) -> pb.ListAgentLogsResponse:
+        """How agents' logs stand at the coordinator; "": of all tenants."""
+        from exclave_protocol.pb import admin_pb2 as pb
+
+        request = pb.ListAgentLogsRequest(tenant=tenant)
+        return self._call("ListAgentLogs", request, pb.ListAgentLogsResponse)
+
 
 def _chunks(
     file: BinaryIO,

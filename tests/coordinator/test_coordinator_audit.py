@@ -310,3 +310,33 @@ async def test_restart_keeps_logs_witness_and_identities(tmp_path: Path) -> None
         await same.audit.Witness(_witness(log, 5, 9))
         gone = centre.member("acme", banned.key, banned.audit_key, banned.token, banned.answer)
         assert (await refused(gone.audit.Head(audit_pb2.HeadRequest(epoch=1))))[1] == "banned"
+
+
+async def test_the_fleets_logs_are_listed_with_what_is_odd(
+    centre: RunningCoordinator, member: Member
+) -> None:
+    await centre.enroll("acme", "south")
+    await centre.tenant("other")
+    await centre.enroll("other", "north")
+    log = member.log()
+    log.add(5)
+    await _append(member, log, 0)
+    await member.audit.Witness(_witness(log, 0, 3))
+    lie = _witness(log, 3, 5, checkpoint=log.checkpoint(5, root=bytes(32)))
+    assert (await refused(member.audit.Witness(lie)))[0] == "DATA_LOSS"
+
+    async def listed(tenant: str) -> list[Any]:
+        request = admin_pb2.ListAgentLogsRequest(tenant=tenant)
+        return list((await centre.admin.ListAgentLogs(request, timeout=TIMEOUT)).logs)
+
+    north, south = await listed("acme")
+    assert (north.agent, north.epoch, north.size, north.witnessed_size) == ("north", 1, 5, 3)
+    assert north.witnessed_at > 0 and north.last_leaf == 1_900_000_004
+    assert north.contradictions == 1
+    assert (south.agent, south.epoch, south.size) == ("south", 0, 0)
+    assert [(each.tenant, each.agent) for each in await listed("")] == [
+        ("acme", "north"),
+        ("acme", "south"),
+        ("other", "north"),
+    ]
+    assert (await refused(listed("nobody")))[0] == "NOT_FOUND"

@@ -9,11 +9,13 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from exclave_ctl.audits import anomalies
 from exclave_protocol.checkpoint import cosign
 from exclave_protocol.identity import ROLES
 from exclave_protocol.leaf import Leaf, LeafType, encode_leaf
@@ -417,3 +419,55 @@ def test_the_verifier_is_handed_out_as_one_file(ctl: Ctl, tmp_path: Path) -> Non
     assert "Verify an audit bundle offline." in done.stdout
     assert "exists" in ctl("audit", "verifier", "-o", file, code=1).stderr
     ctl("audit", "verifier", "-o", file, "--force")
+
+
+NOW = 2_000_000_000
+
+
+def agent_log(**fields: Any) -> pb.AgentLog:
+    """One that is as it should be, but for `fields`."""
+    usual: dict[str, Any] = {
+        "tenant": "acme",
+        "agent": "north",
+        "state": pb.Agent.ACTIVE,
+        "last_seen": NOW - 5,
+        "epoch": 1,
+        "size": 9,
+        "witnessed_size": 9,
+        "witnessed_at": NOW - 60,
+        "last_leaf": NOW - 60,
+    }
+    return pb.AgentLog(**(usual | fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "odd"),
+    [
+        ({}, []),
+        ({"size": 12}, []),
+        ({"size": 12, "witnessed_at": NOW - 8000, "last_leaf": NOW - 7999}, ["3 leaves", "silent"]),
+        ({"last_leaf": NOW - 7201}, ["silent"]),
+        ({"last_leaf": NOW - 9000, "state": pb.Agent.EVICTED}, []),
+        ({"last_leaf": NOW + 4000}, ["clock runs ahead"]),
+        ({"contradictions": 2}, ["2 contradictions"]),
+        ({"epoch": 0, "size": 0, "witnessed_size": 0}, ["has sent no leaf"]),
+        ({"epoch": 0, "size": 0, "last_seen": 0}, []),
+    ],
+)
+def test_what_is_odd_about_a_log(fields: dict[str, Any], odd: list[str]) -> None:
+    found = anomalies(agent_log(**fields), NOW, 7200)
+    assert len(found) == len(odd)
+    assert all(words in said for words, said in zip(odd, found, strict=True))
+
+
+def test_the_fleet_is_shown_and_checked(ctl: Ctl, coordinator: FakeCoordinator) -> None:
+    now = int(time.time())
+    fine = agent_log(last_leaf=now - 5, witnessed_at=now - 5)
+    coordinator.admin.agent_logs = pb.ListAgentLogsResponse(logs=[fine])
+    assert "north" in ctl("audit", "fleet", "--check").stdout
+    forked = agent_log(agent="south", last_leaf=now - 5, contradictions=1)
+    coordinator.admin.agent_logs = pb.ListAgentLogsResponse(logs=[fine, forked], left_out=3)
+    done = ctl("audit", "fleet", "--check", code=1)
+    assert "1 contradictions are kept" in done.stdout and "3 more logs" in done.stderr
+    rows = ctl.json("audit", "fleet")
+    assert [row["odd"] for row in rows] == [[], ["1 contradictions are kept as evidence"]]

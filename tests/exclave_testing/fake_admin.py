@@ -151,6 +151,7 @@ class FakeAdmin(AdminServicer):
         self.leaves: list[bytes] = []
         self.cosigned: list[bytes] = []
         self.witnesses = pb.ListWitnessesResponse()
+        self.agent_logs = pb.ListAgentLogsResponse()
         self.uploads: list[str] = []
         """Digests, as they arrived."""
         self.calls: list[str] = []
@@ -350,6 +351,12 @@ class FakeAdmin(AdminServicer):
     ) -> pb.ListWitnessesResponse:
         self._caller(context)
         return self.witnesses
+
+    def ListAgentLogs(
+        self, request: pb.ListAgentLogsRequest, context: Any
+    ) -> pb.ListAgentLogsResponse:
+        self._caller(context)
+        return self.agent_logs
 
     # --- helpers ---
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, BinaryIO, Final
 
-from exclave_coordinator.api.convert import number
+from exclave_coordinator.api.convert import STATES, number
 from exclave_coordinator.api.parts import Parts
 from exclave_coordinator.audit.chain import OwnLog
 from exclave_coordinator.audit.submit import Standing
 from exclave_coordinator.config import outside_witnesses
-from exclave_coordinator.errors import Invalid
+from exclave_coordinator.errors import Invalid, NotFound
 from exclave_coordinator.fleet.enroll import name
-from exclave_coordinator.ports import ChainState, Tx
+from exclave_coordinator.ports import Agent, AgentKey, ChainState, Log, Tx
 from exclave_coordinator.witness_ports import Cosignature, OutsideLog
 from exclave_protocol.pb import admin_pb2 as pb
 from exclave_protocol.wire import CHUNK
 
 MAX_LEAVES: Final = 1_000
 """Most leaves of one ReadOperatorLog."""
+MAX_LOGS: Final = 20_000
+"""Most logs of one ListAgentLogs."""
 MAX_REPLY: Final = 4 << 20
 """Most leaf bytes of one ReadOperatorLog, and bytes of outside logs' notes of one ListWitnesses."""
 
@@ -112,6 +115,54 @@ class AuditCalls:
             )
 
         return await parts.store.read(job)
+
+    async def ListAgentLogs(
+        self, request: pb.ListAgentLogsRequest, _context: Any
+    ) -> pb.ListAgentLogsResponse:
+        """See admin.proto."""
+        tenant = name(request.tenant, "tenant") if request.tenant else ""
+
+        def job(tx: Tx) -> pb.ListAgentLogsResponse:
+            if tenant and tx.tenants.get(tenant) is None:
+                raise NotFound("no tenant of this name")
+            agents = tx.agents.all(tenant)
+            logs: dict[AgentKey, list[Log]] = {}
+            for each in sorted({agent.key.tenant for agent in agents}):
+                for log in tx.logs.of_tenant(each):
+                    logs.setdefault(log.key, []).append(log)
+            found = [
+                message
+                for agent in sorted(agents, key=lambda one: (one.key.tenant, one.key.name))
+                for message in _agent_logs(tx, agent, logs.get(agent.key, []))
+            ]
+            return pb.ListAgentLogsResponse(
+                logs=found[:MAX_LOGS], left_out=max(len(found) - MAX_LOGS, 0)
+            )
+
+        return await self._parts.store.read(job)
+
+
+def _agent_logs(tx: Tx, agent: Agent, logs: Sequence[Log]) -> Iterator[pb.AgentLog]:
+    """Of one agent, by epoch; one without leaves when there is none."""
+    evidence = Counter(each.epoch for each in tx.logs.evidence(agent.key))
+    state = STATES[agent.state]
+    tenant, seen = agent.key.tenant, agent.presence.last_seen
+    if not logs:
+        yield pb.AgentLog(tenant=tenant, agent=agent.key.name, state=state, last_seen=seen)
+    for log in logs:
+        last = tx.logs.leaf(log.id, log.size - 1)
+        yield pb.AgentLog(
+            tenant=tenant,
+            agent=agent.key.name,
+            state=state,
+            last_seen=seen,
+            epoch=log.epoch,
+            size=log.size,
+            witnessed_size=log.witnessed_size,
+            witnessed_at=log.witnessed_at,
+            last_leaf=0 if last is None else last.time_ns // 10**9,
+            contradictions=evidence[log.epoch],
+        )
 
 
 def _own_log(parts: Parts, own: OwnLog, tx: Tx, stored: Sequence[Cosignature]) -> pb.OwnLog:

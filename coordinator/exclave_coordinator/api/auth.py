@@ -41,6 +41,7 @@ ROLES: Final[dict[str, frozenset[str]]] = {
     "ExportAudit": _AUDIT,
     "ReadOperatorLog": _ANY,
     "ListWitnesses": _ANY,
+    "ListAgentLogs": _ANY,
 }
 """Which roles may call which method of Admin. A method that is not here is nobody's."""
 

@@ -21,7 +21,7 @@ MAX_INT: Final = 2**63 - 1
 """The database's integers are signed."""
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-_STATES: Final = {
+STATES: Final = {
     ACTIVE: admin_pb2.Agent.State.ACTIVE,
     EVICTED: admin_pb2.Agent.State.EVICTED,
     BANNED: admin_pb2.Agent.State.BANNED,
@@ -83,7 +83,7 @@ def agent_message(agent: Agent, *, connected: bool, sizes: tuple[int, int]) -> a
     return admin_pb2.Agent(
         tenant=agent.key.tenant,
         name=agent.key.name,
-        state=_STATES[agent.state],
+        state=STATES[agent.state],
         connected=connected,
         last_seen=presence.last_seen,
         desired_generation=agent.desired.generation,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,6 +117,67 @@ def log(session: Session, from_seq: int, limit: int, of: str, as_json: bool) -> 
         ],
         "the log is empty",
     )
+
+
+@audit.command()
+@click.option("--tenant", default="", help="Of one tenant alone.")
+@click.option(
+    "--silence",
+    type=click.IntRange(60),
+    default=7200,
+    show_default=True,
+    help="Seconds without a record after which an active agent is silent.",
+)
+@click.option("--check", is_flag=True, help="Exit 1 where anything is odd.")
+@output.as_json
+@pass_session
+def fleet(session: Session, tenant: str, silence: int, check: bool, as_json: bool) -> None:
+    """Show how every agent's log stands here: head, lag, last witness, what is odd."""
+    from exclave_ctl import audits
+
+    with session.connect() as client:
+        answer = client.agent_logs(tenant)
+    now = int(time.time())
+    rows = [(log, audits.anomalies(log, now, silence)) for log in answer.logs]
+    if as_json:
+        output.emit([_log_json(log, odd) for log, odd in rows])
+    else:
+        output.table(
+            ("TENANT", "AGENT", "EPOCH", "RECORDS", "COSIGNED", "AT", "LAST RECORD", "ODD"),
+            [
+                (
+                    log.tenant,
+                    log.agent,
+                    log.epoch or "-",
+                    log.size,
+                    log.witnessed_size,
+                    output.when(log.witnessed_at),
+                    output.when(log.last_leaf),
+                    "; ".join(odd),
+                )
+                for log, odd in rows
+            ],
+            "no agent is on file",
+        )
+    if answer.left_out:
+        output.warn(f"{answer.left_out} more logs did not fit the answer: ask for one --tenant")
+    if check and any(odd for _, odd in rows):
+        raise SystemExit(1)
+
+
+def _log_json(log: pb.AgentLog, odd: list[str]) -> dict[str, object]:
+    return {
+        "tenant": log.tenant,
+        "agent": log.agent,
+        "epoch": log.epoch,
+        "size": log.size,
+        "witnessed_size": log.witnessed_size,
+        "witnessed_at": log.witnessed_at,
+        "last_leaf": log.last_leaf,
+        "last_seen": log.last_seen,
+        "contradictions": log.contradictions,
+        "odd": odd,
+    }
 
 
 @audit.command()

@@ -320,6 +320,44 @@ class ReadOperatorLogResponse(_message.Message):
     checkpoint: bytes
     def __init__(self, leaves: _Optional[_Iterable[bytes]] = ..., size: _Optional[int] = ..., checkpoint: _Optional[bytes] = ...) -> None: ...
 
+class ListAgentLogsRequest(_message.Message):
+    __slots__ = ("tenant",)
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    def __init__(self, tenant: _Optional[str] = ...) -> None: ...
+
+class ListAgentLogsResponse(_message.Message):
+    __slots__ = ("logs", "left_out")
+    LOGS_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    logs: _containers.RepeatedCompositeFieldContainer[AgentLog]
+    left_out: int
+    def __init__(self, logs: _Optional[_Iterable[_Union[AgentLog, _Mapping]]] = ..., left_out: _Optional[int] = ...) -> None: ...
+
+class AgentLog(_message.Message):
+    __slots__ = ("tenant", "agent", "state", "last_seen", "epoch", "size", "witnessed_size", "witnessed_at", "last_leaf", "contradictions")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEEN_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    WITNESSED_SIZE_FIELD_NUMBER: _ClassVar[int]
+    WITNESSED_AT_FIELD_NUMBER: _ClassVar[int]
+    LAST_LEAF_FIELD_NUMBER: _ClassVar[int]
+    CONTRADICTIONS_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    agent: str
+    state: Agent.State
+    last_seen: int
+    epoch: int
+    size: int
+    witnessed_size: int
+    witnessed_at: int
+    last_leaf: int
+    contradictions: int
+    def __init__(self, tenant: _Optional[str] = ..., agent: _Optional[str] = ..., state: _Optional[_Union[Agent.State, str]] = ..., last_seen: _Optional[int] = ..., epoch: _Optional[int] = ..., size: _Optional[int] = ..., witnessed_size: _Optional[int] = ..., witnessed_at: _Optional[int] = ..., last_leaf: _Optional[int] = ..., contradictions: _Optional[int] = ...) -> None: ...
+
 class ListWitnessesRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -124,6 +124,11 @@ class AdminStub:
                 request_serializer=exclave_dot_v1_dot_admin__pb2.ListWitnessesRequest.SerializeToString,
                 response_deserializer=exclave_dot_v1_dot_admin__pb2.ListWitnessesResponse.FromString,
                 _registered_method=True)
+        self.ListAgentLogs = channel.unary_unary(
+                '/exclave.v1.Admin/ListAgentLogs',
+                request_serializer=exclave_dot_v1_dot_admin__pb2.ListAgentLogsRequest.SerializeToString,
+                response_deserializer=exclave_dot_v1_dot_admin__pb2.ListAgentLogsResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -263,6 +268,14 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAgentLogs(self, request, context):
+        """How agents' logs stand here: heads, lag, last witness, contradictions (any role). Called by
+        `exclave audit fleet`. Changes nothing. Fails: NOT_FOUND (tenant).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -355,6 +368,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ListWitnesses,
                     request_deserializer=exclave_dot_v1_dot_admin__pb2.ListWitnessesRequest.FromString,
                     response_serializer=exclave_dot_v1_dot_admin__pb2.ListWitnessesResponse.SerializeToString,
+            ),
+            'ListAgentLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAgentLogs,
+                    request_deserializer=exclave_dot_v1_dot_admin__pb2.ListAgentLogsRequest.FromString,
+                    response_serializer=exclave_dot_v1_dot_admin__pb2.ListAgentLogsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -843,6 +861,33 @@ class Admin:
             '/exclave.v1.Admin/ListWitnesses',
             exclave_dot_v1_dot_admin__pb2.ListWitnessesRequest.SerializeToString,
             exclave_dot_v1_dot_admin__pb2.ListWitnessesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAgentLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/exclave.v1.Admin/ListAgentLogs',
+            exclave_dot_v1_dot_admin__pb2.ListAgentLogsRequest.SerializeToString,
+            exclave_dot_v1_dot_admin__pb2.ListAgentLogsResponse.FromString,
             options,
             channel_credentials,
             insecure,
