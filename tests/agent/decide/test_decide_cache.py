@@ -452,7 +452,7 @@ async def test_an_erased_subject_is_gone_from_a_real_home(tmp_path: Path) -> Non
                 data = path.read_bytes()
                 assert b"An answer" not in data
                 assert b"hers" not in data
-        (tag,) = [home.storage._vault._master.tag("erika")]
+        (tag,) = [home.storage._vault.master.tag("erika")]
         execute(vault(tmp_path), "DELETE FROM subject WHERE tag = ?", (tag,))
         assert await both(cache) == ["heinz"]
     async with Home(tmp_path) as home:
