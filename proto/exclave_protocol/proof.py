@@ -12,7 +12,7 @@ from pathlib import Path
 from .checkpoint import Checkpoint, open_checkpoint
 from .errors import EvidenceError, LeafError, NoteError, ProofError
 from .leaf import MAX_LEAF, MAX_SEQ, Leaf, decode_leaf
-from .note import MAX_NOTE, VerifyKey, split_note, unbase64
+from .note import COSIGNATURE, MAX_NOTE, VerifyKey, split_note, unbase64
 from .report import Findings, Report, Verdict
 from .tree import HASH_SIZE, Node, inclusion_proof, leaf_hash, verify_inclusion
 
@@ -85,8 +85,14 @@ def read_proof(path: Path) -> Proof:
 def verify_proof(proof: Proof, log: VerifyKey | None, witnesses: Sequence[VerifyKey]) -> Report:
     """What a proof shows to whoever brings these keys; `log` None: nobody vouches for the log's.
 
-    UNANCHORED unless a witness that was brought cosigned the checkpoint.
+    UNANCHORED unless a witness that was brought cosigned the checkpoint. Raises: NoteError when a
+    witness's key is no cosigner's, or the log's own: a log cannot vouch for itself.
     """
+    for key in witnesses:
+        if key.kind != COSIGNATURE:
+            raise NoteError(f"key {key.name}: not a witness's (type 0x04)")
+        if log is not None and key.public == log.public:
+            raise NoteError(f"key {key.name}: the log's own key is no witness")
     found = Findings()
     record, checkpoint = _record(proof, found), None
     if record is not None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from exclave_protocol.__main__ import main
 from exclave_protocol.checkpoint import Checkpoint, cosign, sign_checkpoint
-from exclave_protocol.errors import EvidenceError
-from exclave_protocol.note import VerifyKey, add_signature
+from exclave_protocol.errors import EvidenceError, NoteError
+from exclave_protocol.note import COSIGNATURE, VerifyKey, add_signature
 from exclave_protocol.proof import Proof, make_proof, verify_proof
 from exclave_protocol.report import Verdict
 from exclave_protocol.tree import MemoryTree, leaf_hash
@@ -55,6 +55,13 @@ def test_it_is_written_as_the_specification_has_it() -> None:
 @pytest.mark.parametrize("seq", range(0, SIZE, 5))
 def test_every_record_is_proven(seq: int) -> None:
     assert judged(Proof.parse(proof(seq).encode())) is Verdict.WITNESSED
+
+
+def test_a_log_cannot_be_its_own_witness() -> None:
+    own = LOG.key.verify_key
+    for key in (own, VerifyKey(WITNESS.name, own.public, COSIGNATURE)):
+        with pytest.raises(NoteError, match="witness"):
+            judged(proof(), key)
 
 
 def test_without_its_witness_or_its_key_nobody_vouches_for_it() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from exclave_agent.disk import sync_folder
@@ -15,6 +17,7 @@ from exclave_protocol.errors import ProtocolError
 from exclave_protocol.note import split_note
 from exclave_protocol.proof import Proof, make_proof
 from exclave_protocol.tiles import CHECKPOINT, Tile, TileTree, entry_bundles, hash_tiles
+from exclave_protocol.tree import leaf_hash, verify_inclusion
 
 from .store import LogReader
 
@@ -56,7 +59,10 @@ def prove(reader: LogReader, seq: int) -> Proof:
             param="record",
         )
     try:
-        return make_proof(stored.data, seq, note, checkpoint.size, reader.node)
+        made = make_proof(stored.data, seq, note, checkpoint.size, reader.node)
+        digest = leaf_hash(stored.data)
+        verify_inclusion(digest, seq, checkpoint.size, made.hashes, checkpoint.root)
+        return made
     except ProtocolError as error:
         raise StorageError(f"no proof can be made: {error}", code="log_altered") from error
 
@@ -70,9 +76,9 @@ def write_tiles(reader: LogReader, folder: Path, *, cosigned: bool, entries: boo
     if folder.exists():
         raise BadRequest(f"{folder} exists: name another folder")
     checkpoint, note = newest(reader, cosigned=cosigned)
-    draft = folder.with_name(folder.name + ".part")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(mode=0o700, parents=True)
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # A name of its own: what stands beside the folder already is somebody else's.
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         files = _write(draft, hash_tiles(_leaves(reader, checkpoint.size, lambda s: s[0])))
         if entries:
@@ -92,10 +98,19 @@ def write_tiles(reader: LogReader, folder: Path, *, cosigned: bool, entries: boo
 def _leaves(
     reader: LogReader, size: int, part: Callable[[tuple[bytes, bytes]], bytes]
 ) -> Iterator[bytes]:
-    for stored in reader.scan(0):
-        if stored.seq == size:
-            return
+    """The first `size` leaves, each held against its place and its hash."""
+    seq = 0
+    for stored in islice(reader.scan(0), size):
+        if stored.seq != seq or leaf_hash(stored.data) != stored.hash:
+            break
         yield part((stored.hash, stored.data))
+        seq += 1
+    if seq != size:
+        raise StorageError(
+            f"the log was altered on disk: leaf {seq} is missing, or does not have its hash; run "
+            "`exclave-agent audit verify`",
+            code="log_altered",
+        )
 
 
 def _write(folder: Path, tiles: Iterable[tuple[Tile, bytes]]) -> int:

@@ -74,7 +74,7 @@ async def test_up_to_a_cosigned_head_unless_a_signed_one_is_enough(tmp_path: Pat
     await filled(home, cosigned=False)
     with pytest.raises(BadRequest, match="cosigned by the witness yet"):
         run(home, "tiles", "-o", tmp_path / "log")
-    assert not list(tmp_path.glob("log*"))
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
     run(home, "tiles", "-o", tmp_path / "log", "--signed")
     with pytest.raises(BadRequest, match="exists"):
         run(home, "tiles", "-o", tmp_path / "log", "--signed")
@@ -87,7 +87,37 @@ async def test_a_log_that_was_altered_is_not_handed_out(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as caught:
         run(home, "tiles", "-o", tmp_path / "log")
     assert caught.value.code == "log_altered"
-    assert not list(tmp_path.glob("log*"))
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+ALTERED = (
+    "UPDATE leaf SET data = CAST(replace(CAST(data AS TEXT), '\"d10\"', '\"d11\"') AS BLOB) "
+    "WHERE decision = 'd10'"
+)
+MISSING = "DELETE FROM leaf WHERE id = (SELECT min(id) + {} FROM leaf)"
+
+
+@pytest.mark.parametrize("damage", [ALTERED, MISSING.format(5), MISSING.format(LEAVES - 1)])
+async def test_a_record_that_was_altered_or_lost_is_not_handed_out(
+    tmp_path: Path, damage: str
+) -> None:
+    home = tmp_path / "home"
+    await filled(home)
+    execute(state(home), damage)
+    with pytest.raises(StorageError, match=r"leaf (5|11|299) is missing, or") as caught:
+        run(home, "tiles", "-o", tmp_path / "log", "--entries")
+    assert caught.value.code == "log_altered"
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+async def test_what_stands_beside_the_folder_stays(tmp_path: Path) -> None:
+    await filled(tmp_path / "home")
+    theirs = tmp_path / "log.part" / "thesis"
+    theirs.parent.mkdir()
+    theirs.write_text("mine")
+    run(tmp_path / "home", "tiles", "-o", tmp_path / "log")
+    assert theirs.read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "log", "log.part"}
 
 
 async def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +135,7 @@ async def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("exclave_agent.audit.tiled._put", put)
     with pytest.raises(OSError, match="No space"):
         run(home, "tiles", "-o", tmp_path / "log")
-    assert not list(tmp_path.glob("log*"))
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
 # --- proofs --------------------------------------------------------------------------------------
@@ -119,6 +149,15 @@ async def test_a_record_is_proven_under_what_the_witness_saw(tmp_path: Path) -> 
     assert verify_proof(made, KEY, [WITNESS.verify_key]).verdict is Verdict.WITNESSED
     assert b"raw secret" not in file.read_bytes()
     assert "exists" in run(home, "prove", "--record", "7", "-o", file, code=2)
+
+
+async def test_a_record_that_was_altered_has_no_proof(tmp_path: Path) -> None:
+    await filled(tmp_path / "home")
+    execute(state(tmp_path / "home"), ALTERED)
+    with pytest.raises(StorageError) as caught:
+        run(tmp_path / "home", "prove", "--record", "11", "-o", tmp_path / "proof")
+    assert caught.value.code == "log_altered"
+    assert not (tmp_path / "proof").exists()
 
 
 async def test_a_newer_record_is_proven_under_what_was_signed(tmp_path: Path) -> None:
