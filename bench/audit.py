@@ -270,7 +270,7 @@ def measure_verify(folder: Path, python: Path) -> list[dict[str, Any]]:
     theirs = [peer(python, "verify", VERIFIED) for _ in range(2)]
     ours = max(verified(leaves, note, key.verify_key) for _ in range(2))
     started = time.perf_counter()
-    read_log(home, 1, lambda r: verify_log(r, origin=ORIGIN, epoch=1, key=key.verify_key))
+    read_log(home, lambda r: verify_log(r, origin=ORIGIN, epoch=1, key=key.verify_key))
     strict = len(leaves) / (time.perf_counter() - started)
     best = max(float(each["per_second"]) for each in theirs)
     size = sum(map(len, leaves)) // len(leaves)

@@ -156,6 +156,7 @@ async def _work(rooms: Rooms, listening: Listening) -> None:
                 ("crash loops", rooms.crashes.run()),
                 ("upload", rooms.uploader.run()),
                 ("heartbeat", rooms.heartbeat.run()),
+                ("key rotation", rooms.rotation.run()),
                 ("chores", chores.run()),
                 ("liveness", alive.run()),
                 ("reload", _reload_when_told(rooms)),

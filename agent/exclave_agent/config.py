@@ -67,6 +67,11 @@ class Settings:
     """Most simultaneous HTTP connections."""
     heartbeat: int = 3600
     """Seconds between HEARTBEAT leaves."""
+    key_rotation: int = 86400
+    """Seconds after which a running agent signs its log with a new key."""
+    boot_proof: str = "eager"
+    """`eager`: decide while the coordinator is asked whether this log is the one that goes on, and
+    stop if it is shown not to be. `required`: decide nothing before it has confirmed that."""
     upload_interval: int = 30
     """Longest time between two uploads of new audit leaves."""
     reconcile_interval: int = 300
@@ -162,6 +167,7 @@ def _check(settings: Settings) -> None:
         ("max_body", 1024, LARGEST_BODY),
         ("max_connections", 1, 65536),
         ("heartbeat", 1, 30 * 86400),
+        ("key_rotation", 60, 30 * 86400),
         ("upload_interval", 1, 86400),
         ("reconcile_interval", 1, 86400),
         ("stop_grace", 1, 3600),
@@ -171,6 +177,8 @@ def _check(settings: Settings) -> None:
             raise ConfigError(f"{key} must be from {low} to {high}, and is {value}")
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise ConfigError("log_level must be debug, info, warning or error")
+    if settings.boot_proof not in ("eager", "required"):
+        raise ConfigError("boot_proof must be eager or required")
     if settings.listen:
         host, port = split_address(settings.listen, "listen")
         if host not in ("127.0.0.1", "::1", "localhost"):

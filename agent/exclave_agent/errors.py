@@ -22,6 +22,7 @@
     |  `- NoTarget               every target of the route is open, failed or not permitted
     |- StorageError              a record could not be made durable: the decision is refused
     |  |- StorageFull            the disk is full
+    |  |- LogFrozen              the log is not the one that was cosigned, or is not known to be
     |  `- StorageForeign         the database file is not ours, damaged, or newer than we are
     |- ReleaseRefused            a release failed verification or activation (code says how)
     |  `- ModelLoadFailed        the model file did not load (the worker may have died)
@@ -227,6 +228,13 @@ class StorageFull(StorageError):
     code = "storage_full"
 
 
+class LogFrozen(StorageError):
+    """The log of this home was shown not to be the one that the witness cosigned, or (where the
+    settings ask for it) was not shown to be that yet: nothing is decided."""
+
+    code = "log_frozen"
+
+
 class StorageForeign(StorageError):
     """The file is not a database of ours, is damaged, or was written by a newer version."""
 
@@ -276,11 +284,13 @@ class AuditDiverged(LinkError):
     Codes: head_ahead (it claims more leaves than we wrote), head_rolled_back (it forgot what
     it cosigned), head_foreign (a checkpoint we did not sign, or that it did not), head_forked
     (another tree under our signature), leaf_conflict, witness_inconsistent,
-    cosignature_invalid. `evidence` holds what it said, for the record.
+    cosignature_invalid, fenced (another process holds the log). `evidence` holds what it said, for
+    the record; `note` a head that may prove it by our own signature.
     """
 
     code = "audit_diverged"
 
-    def __init__(self, message: str, *, code: str, evidence: bytes) -> None:
+    def __init__(self, message: str, *, code: str, evidence: bytes, note: bytes = b"") -> None:
         super().__init__(message, code=code)
         self.evidence = evidence
+        self.note = note

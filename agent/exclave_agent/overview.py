@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from exclave_agent import __version__, sealing
-from exclave_agent.audit.checkpoint import EPOCH
 from exclave_agent.link.session import LinkState
 from exclave_agent.ports import MemoryPlan
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 def status(rooms: Rooms) -> dict[str, Any]:
     """One look at everything; no raw data is anywhere near."""
     identity = rooms.basis.identities.current
+    record = rooms.basis.record
     link, upload = rooms.session.status(), rooms.uploader.status
     releases, active = rooms.manager.status(), rooms.manager.releases.active
     models = [] if active is None else active.models.models().values()
@@ -43,8 +43,11 @@ def status(rooms: Rooms) -> dict[str, Any]:
             },
         },
         "audit": {
-            "epoch": EPOCH,
-            "size": rooms.basis.record.log.size,
+            "epoch": record.epoch.number,
+            "term": record.terms.number,
+            "proven": upload.proven,
+            "frozen": record.log.frozen.message if record.log.frozen is not None else "",
+            "size": record.log.size,
             "uploaded": upload.uploaded,
             "witnessed_size": upload.witnessed,
             "error": upload.error,

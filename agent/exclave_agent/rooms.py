@@ -16,18 +16,22 @@ from pathlib import Path
 
 from exclave_agent import __version__
 from exclave_agent.audit import drafts
+from exclave_agent.audit import epoch as epochs
 from exclave_agent.audit.append import Log
-from exclave_agent.audit.boot import record_boot
-from exclave_agent.audit.checkpoint import EPOCH, Checkpointer, log_key
+from exclave_agent.audit.boot import Starting, record_boot
+from exclave_agent.audit.checkpoint import Checkpointer
+from exclave_agent.audit.epoch import Epoch, Frost
 from exclave_agent.audit.erase import Eraser
 from exclave_agent.audit.heartbeat import Heartbeat
 from exclave_agent.audit.retention import Retainer
+from exclave_agent.audit.rotate import Rotation
+from exclave_agent.audit.term import Terms
 from exclave_agent.audit.upload import Uploader
 from exclave_agent.config import Settings
 from exclave_agent.decide.budget import Budgets
 from exclave_agent.decide.cache import Cache
 from exclave_agent.decide.pipeline import Pipeline
-from exclave_agent.errors import NoRelease, StorageError
+from exclave_agent.errors import LogFrozen, NoRelease, StorageError
 from exclave_agent.identity.keys import seal_keys
 from exclave_agent.identity.renew import Renewer
 from exclave_agent.identity.secrets import Secrets
@@ -65,11 +69,16 @@ from exclave_agent.telemetry.views import Views
 from exclave_agent.upgrade.desk import UpgradeDesk
 from exclave_policy.evaluate import CompiledPolicy
 from exclave_policy.kinds.telemetry import Telemetry
-from exclave_protocol.note import SigningKey, VerifyKey
+from exclave_protocol.checkpoint import log_origin
+from exclave_protocol.note import VerifyKey
 from exclave_service.sd import Manager
 
 log = logging.getLogger(__name__)
 
+UNPROVEN = LogFrozen(
+    "the coordinator has not confirmed yet that this home's log is the one that goes on "
+    "(boot_proof = required): try again when it can be reached"
+)
 RUNTIMES = ("llama", "onnx", "lora", "remote")
 
 
@@ -93,8 +102,13 @@ class Record:
     """The open log and what signs it."""
 
     log: Log
-    checkpointer: Checkpointer
-    key: SigningKey
+    terms: Terms
+    epoch: Epoch
+
+    @property
+    def checkpointer(self) -> Checkpointer:
+        """Signs in the term that runs; one must have begun."""
+        return Checkpointer(self.log.store, self.terms)
 
 
 @dataclass(slots=True)
@@ -131,6 +145,7 @@ class Rooms:
     cache: Cache
     pipeline: Pipeline
     heartbeat: Heartbeat
+    rotation: Rotation
     retainer: Retainer
     eraser: Eraser
     upgrades: UpgradeDesk
@@ -141,10 +156,30 @@ class Rooms:
 async def open_record(
     identity: Identity, storage: Storage, clock: SystemClock, rng: SystemRng
 ) -> Record:
-    key = log_key(identity.spiffe, identity.audit_key)
+    epoch = await epochs.load(storage.state)
+    who = identity.spiffe
+    origin = log_origin(who.trust_domain, who.tenant, who.name, epoch.number)
+    terms = Terms(storage.state, identity.audit_key, origin, epoch.number, rng)
     # Verifies the tail of the log: an altered leaf stops the agent here, by its number.
-    database = await asyncio.to_thread(storage.open_log, key.name, key.verify_key, epoch=EPOCH)
-    return Record(Log(database, clock, rng), Checkpointer(database, key), key)
+    database = await asyncio.to_thread(storage.open_log, origin, terms.log_key, epoch=epoch.number)
+    return Record(Log(database, clock, rng), terms, epoch)
+
+
+async def freeze(record: Record, storage: Storage, found: Frost) -> None:
+    """Nothing is decided from now on, restarts included."""
+    record.log.frozen = found.error()
+    log.error("%s", found.error().message)
+    try:
+        await epochs.freeze(storage.state, found)
+    except StorageError as error:
+        # It holds while this process runs; the next one finds the same again.
+        log.error("that the log is frozen cannot be kept: %s", error.message)
+
+
+def thaw(record: Log) -> None:
+    """The coordinator has confirmed the log; what was proven against it stays proven."""
+    if record.frozen is UNPROVEN:
+        record.frozen = None
 
 
 def eraser_of(record: Log, storage: Storage, clock: SystemClock, ids: SystemIds) -> Eraser:
@@ -169,14 +204,22 @@ async def lay_basis(settings: Settings, control: Control, stack: AsyncExitStack)
     step_back = await trusted.load()
     await trusted.persist()
     boot_id = ids.new()
-    await record_boot(
-        record.log,
+    starting = Starting(
         agent=str(identities.current.spiffe),
-        vkey=record.key.vkey,
+        vkey=record.terms.log_key.vkey,
         version=__version__,
         boot_id=boot_id,
         runtimes=RUNTIMES,
+        certificate=await record.terms.begin(),
+        epoch=record.epoch,
+        heartbeat=settings.heartbeat,
     )
+    await record_boot(record.log, starting, clock.now_ns())
+    if (found := await epochs.frost(storage.state)) is not None:
+        record.log.frozen = found.error()
+        log.error("%s", found.error().message)
+    elif settings.boot_proof == "required":
+        record.log.frozen = UNPROVEN
     if step_back is not None:
         seconds = f"{step_back.seconds:.0f} seconds"
         log.warning("the clock stepped back %s: expiry is judged by the latest seen", seconds)
@@ -291,8 +334,10 @@ async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Room
         record.log,
         record.checkpointer,
         GrpcAudit(channels),
-        key=record.key.verify_key,
+        terms=record.terms,
         witness=VerifyKey.parse(basis.identities.current.witness_vkey),
+        freeze=lambda found: freeze(record, basis.storage, found),
+        proven=lambda: thaw(record.log),
         clock=clock,
         rng=rng,
         interval=settings.upload_interval,
@@ -305,7 +350,7 @@ async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Room
         counts=counts,
         clock=clock,
         rng=rng,
-        audit_position=lambda: (EPOCH, record.log.size),
+        audit_position=lambda: (record.epoch.number, record.log.size),
         tell=may_tell,
         on_expired=renewer.renew_now,
         on_connected=uploader.retry_now,
@@ -377,6 +422,7 @@ async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Room
         cache,
         pipeline,
         heartbeat,
+        Rotation(record.log, record.terms, uploader.begin_term, clock, settings.key_rotation),
         retainer,
         eraser_of(record.log, basis.storage, clock, basis.ids),
         upgrades,

@@ -10,6 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from exclave_coordinator import config
 from exclave_coordinator.api.admin import AdminService
@@ -27,6 +29,7 @@ from exclave_coordinator.audit.export import Exporter
 from exclave_coordinator.audit.oplog import OperatorLog
 from exclave_coordinator.audit.receive import Receiver
 from exclave_coordinator.audit.submit import Submitter
+from exclave_coordinator.audit.terms import Fence
 from exclave_coordinator.audit.witness import Witness
 from exclave_coordinator.backup.resume import resume
 from exclave_coordinator.config import Settings
@@ -177,6 +180,11 @@ def _build(
     cosigned = CosignedLog(
         SigningKey(cosigned_origin(domain), own), cosigner.vkey, version, clock=clock
     )
+
+    def alarm(kind: str) -> None:
+        metrics.contradictions.labels(kind).inc()
+
+    fence = Fence(store, domain, _fencing_secret(own), clock=clock, alarm=alarm)
     witness = Witness(
         store,
         domain,
@@ -184,7 +192,7 @@ def _build(
         cosigned,
         outside=config.outside_logs(settings),
         clock=clock,
-        alarm=lambda kind: metrics.contradictions.labels(kind).inc(),
+        alarm=alarm,
     )
     director = Director(
         _key(home, "director"), domain, ttl=settings.assignment_seconds, clock=clock
@@ -248,7 +256,9 @@ def _build(
             clock=clock,
         ),
         artifact=ArtifactService(store, artifacts),
-        audit=AuditService(Receiver(store, domain, workers=workers, clock=clock), witness, metrics),
+        audit=AuditService(
+            Receiver(store, domain, fence, workers=workers, clock=clock), fence, witness, metrics
+        ),
         admin=AdminService(parts),
     )
     gate = Gate(Gatekeeper(registry, domain, clock), metrics, clock, parts.recorder.denied)
@@ -257,6 +267,11 @@ def _build(
 
 def _key(home: Home, name: str) -> Ed25519PrivateKey:
     return load_ed25519(home.key(name))
+
+
+def _fencing_secret(own: Ed25519PrivateKey) -> bytes:
+    """Of a key that every backup has: tokens must be known again after a restore."""
+    return HKDF(SHA256(), 32, None, b"exclave fencing token v1").derive(own.private_bytes_raw())
 
 
 def _serve_metrics(metrics: Metrics, settings: Settings, stack: AsyncExitStack) -> int:

@@ -13,6 +13,7 @@
        |- NotFound           no such thing, or not the caller's
        |- Exists             the name or place is taken
        |- Precondition       something else must happen first
+       |  `- Fenced          another process holds the log (its signed head is attached)
        |- BeyondEnd          a position past the end
        |- TooMuch            over a stated limit
        |- Stale              based on an old state (the current size is attached)
@@ -121,10 +122,24 @@ class Exists(Refused):
 class Precondition(Refused):
     """Something else must happen first.
 
-    Codes: under_signed, targets_missing, leaves_missing, no_metadata, clock_skew, root_keys.
+    Codes: under_signed, targets_missing, leaves_missing, no_metadata, clock_skew, root_keys,
+    fenced, epoch_not_open, log_of_another_key.
     """
 
     code = "precondition"
+
+
+class Fenced(Precondition):
+    """Another process holds the log, or a later epoch has begun: the caller is a copy, or has one.
+
+    `note`: the head with which that other began, signed in its term.
+    """
+
+    code = "fenced"
+
+    def __init__(self, message: str, *, note: bytes) -> None:
+        super().__init__(message)
+        self.note = note
 
 
 class BeyondEnd(Refused):

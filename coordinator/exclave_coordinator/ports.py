@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from exclave_coordinator.term_ports import Terms
 from exclave_coordinator.witness_ports import Witnessing
 
 T = TypeVar("T")
@@ -252,7 +253,8 @@ class Evidence:
     epoch: int
     seq: int
     kind: str
-    """"leaf" (another leaf is stored at this seq), "root", "proof" or "fork"."""
+    """"leaf" (another leaf is stored at this seq), "root", "proof", "fork" or "term" (signed by
+    another process than the one that holds the log)."""
     at: int
     detail: str
     data: bytes
@@ -403,6 +405,8 @@ class Tx(Protocol):
     def releases(self) -> Releases: ...
     @property
     def logs(self) -> Logs: ...
+    @property
+    def terms(self) -> Terms: ...
     @property
     def operators(self) -> Operators: ...
     @property

@@ -93,6 +93,13 @@ class Client:
         request = pb.AgentRequest(tenant=tenant, agent=agent, reason=reason)
         return self._call("BanAgent", request, pb.Agent)
 
+    def reopen_log(self, tenant: str, agent: str, reason: str) -> int:
+        """Let the agent begin the next epoch of its log; returns which."""
+        from exclave_protocol.pb import admin_pb2 as pb
+
+        request = pb.AgentRequest(tenant=tenant, agent=agent, reason=reason)
+        return int(self._call("ReopenLog", request, pb.ReopenLogResponse).epoch)
+
     def issue_operator(
         self, name: str, role: str, csr: bytes, ttl: int
     ) -> pb.IssueOperatorResponse:

@@ -48,7 +48,7 @@ class LogSpec:
     uploaded: int
     """Leaves stored, witnessed or not."""
     records: Iterable[tuple[int, bytes]]
-    """(seq, exact leaf bytes) of `layout.wanted(first, end, size)`, ascending."""
+    """(seq, exact leaf bytes) of `layout.wanted(first, end, size, epoch)`, ascending."""
     seen: Iterable[bytes] = ()
     """Other checkpoints signed by this log's key, above all those that contradicted what
     was stored: evidence of a fork. At most 9,999."""

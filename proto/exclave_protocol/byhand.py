@@ -68,22 +68,35 @@ name, key_id, material = vkey.strip().split("+", 2)
 material = base64.b64decode(material)
 text, _, lines = note.rpartition("\\n\\n")
 text += "\\n"
-line = next(n for n in lines.splitlines() if n.startswith("\\u2014 " + name + " "))
-blob = base64.b64decode(line.split(" ")[2])
-assert blob[:4].hex() == key_id, "signed by another key"
-message, signature = text.encode(), blob[4:]
+found = [n.split(" ") for n in lines.splitlines()]
+blobs = [base64.b64decode(n[2]) for n in found if n[1] == name]
+signature = next((b[4:] for b in blobs if b[:4].hex() == key_id), None)
+assert signature, "not signed by this key"
+
+
+def verify(public, message, signature):
+    folder = pathlib.Path(tempfile.mkdtemp())
+    (folder / "key").write_bytes(bytes.fromhex("302a300506032b6570032100") + public)
+    (folder / "message").write_bytes(message)
+    (folder / "signature").write_bytes(signature)
+    subprocess.run(
+        ["openssl", "pkeyutl", "-verify", "-pubin", "-keyform", "DER", "-rawin"]
+        + ["-inkey", folder / "key", "-in", folder / "message", "-sigfile", folder / "signature"],
+        check=True,
+    )
+
+
+message, public = text.encode(), material[-32:]
 if material[0] == 4:
     seconds, signature = int.from_bytes(signature[:8], "big"), signature[8:]
     message = f"cosignature/v1\\ntime {seconds}\\n".encode() + message
-folder = pathlib.Path(tempfile.mkdtemp())
-(folder / "key").write_bytes(bytes.fromhex("302a300506032b6570032100") + material[1:])
-(folder / "message").write_bytes(message)
-(folder / "signature").write_bytes(signature)
-subprocess.run(
-    ["openssl", "pkeyutl", "-verify", "-pubin", "-keyform", "DER", "-rawin"]
-    + ["-inkey", folder / "key", "-in", folder / "message", "-sigfile", folder / "signature"],
-    check=True,
-)
+if material[0] == 255:  # the log's key certifies the key of a term, and that one signs
+    term, key = int.from_bytes(signature[:8], "big"), signature[8:40]
+    shown = base64.b64encode(key).decode()
+    verify(public, f"exclave-term/v1\\n{name}\\n{term}\\n{shown}\\n".encode(), signature[40:104])
+    print("term:", term)
+    public, signature = key, signature[104:]
+verify(public, message, signature)
 print("key:", vkey.strip())
 ```
 

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from . import note
 from .errors import CheckpointError as CheckpointError
 from .errors import NoteError
+from .term import TermCertificate
 from .tree import HASH_SIZE, MAX_SIZE
 
 _ORIGIN = re.compile(r"[!-*,-~]{1,255}")  # printable ASCII without space and "+"
@@ -80,11 +81,25 @@ class Checkpoint:
         return cls(lines[0], int(lines[1]), root)
 
 
-def sign_checkpoint(checkpoint: Checkpoint, key: note.SigningKey) -> bytes:
+def sign_checkpoint(checkpoint: Checkpoint, key: note.Signer) -> bytes:
     """The signed note. Raises: CheckpointError when the key's name is not the origin."""
     if key.name != checkpoint.origin:
         raise CheckpointError("checkpoint: the key's name is not the log's origin")
     return note.sign(checkpoint.text(), [key])
+
+
+def agent_log_key(origin: str, public: bytes) -> note.VerifyKey:
+    """The key of an agent's log, which certifies the keys of its terms. `public`: raw Ed25519."""
+    return note.VerifyKey(origin, public, note.TERM)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedCheckpoint:
+    """A verified checkpoint, and in which term it was signed."""
+
+    checkpoint: Checkpoint
+    certificate: TermCertificate | None
+    """None: the log's key signs by itself."""
 
 
 def open_checkpoint(data: bytes, key: note.VerifyKey) -> Checkpoint:
@@ -93,10 +108,17 @@ def open_checkpoint(data: bytes, key: note.VerifyKey) -> Checkpoint:
     Raises: NoteError (malformed, not signed by the key), CheckpointError (text malformed, or
     the origin is not the key's name).
     """
-    checkpoint = Checkpoint.parse(note.open_note(data, [key]).text)
+    return open_signed(data, key).checkpoint
+
+
+def open_signed(data: bytes, key: note.VerifyKey) -> OpenedCheckpoint:
+    """As `open_checkpoint`, with the term's certificate."""
+    opened = note.open_note(data, [key])
+    checkpoint = Checkpoint.parse(opened.text)
     if checkpoint.origin != key.name:
         raise CheckpointError("origin: the checkpoint belongs to another log than the key")
-    return checkpoint
+    found = [s.certificate for s in opened.verified if s.certificate is not None]
+    return OpenedCheckpoint(checkpoint, found[0] if found else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,12 @@ from . import layout
 from .archive import Archive
 from .byhand import KNOWN_TEXTS
 from .canonical import CanonicalError, JsonValue, decode
+from .checkpoint import Checkpoint
+from .epoch import linked_size, links
 from .errors import EvidenceError, NoteError
 from .layout import LogEntry, Manifest
 from .logcheck import Foreign, LogCheck
-from .note import COSIGNATURE, VerifyKey, split_note
+from .note import COSIGNATURE, ED25519, TERM, VerifyKey, split_note
 from .opened import Opening, check_opening, read_opening
 from .opened import make_disclosure_file as make_disclosure_file
 from .page import render
@@ -26,6 +28,7 @@ from .report import Findings as Findings
 from .report import Report as Report
 from .report import Step as Step
 from .report import Verdict as Verdict
+from .tree import EMPTY_ROOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ class _Verification:
         keys = self._keys(manifest) if manifest is not None else None
         if manifest is None or keys is None:
             return
-        tallies = []
+        tallies, checks = [], dict[tuple[str, int], LogCheck]()
         for log in manifest.logs:
             brought = [f for f in self.trust.checkpoints if _origin(f.note) == log.origin]
             check = LogCheck(
@@ -82,9 +85,11 @@ class _Verification:
             )
             self.steps += check.steps(self._next())
             tallies.append(check.walk.tally)
+            checks[log.agent, log.epoch] = check
             self.probed.update(
                 ((log.origin, seq), value) for seq, value in check.walk.probed.items()
             )
+        self._links(checks)
         self._whole(manifest, tallies)
 
     def _next(self) -> int:
@@ -188,7 +193,7 @@ class _Verification:
             self._pin_witness(stated, keys)
             for log in manifest.logs:
                 key = self._key(log.vkey, log.key_file)
-                if key.name != log.origin or key.kind == COSIGNATURE:
+                if key.name != log.origin or key.kind != (TERM if log.agent else ED25519):
                     raise EvidenceError(f"{log.key_file}: not the key of {log.origin}")
                 if key.public == keys.witness.public:
                     raise EvidenceError(f"{log.key_file}: the log's key is the witness's own")
@@ -221,6 +226,23 @@ class _Verification:
         if self.archive.read(file, layout.MAX_SMALL) != f"{vkey}\n".encode():
             raise EvidenceError(f"{file}: not the key that manifest.json names")
         return VerifyKey.parse(vkey)
+
+    def _links(self, checks: Mapping[tuple[str, int], LogCheck]) -> None:
+        """Each later epoch continues the one before where that was cosigned last."""
+        found, linked = Findings(), []
+        for (agent, epoch), check in checks.items():
+            before, second = checks.get((agent, epoch - 1)), check.walk.second
+            if not agent or before is None or second is None:
+                continue
+            head = before.head or Checkpoint(before.origin, 0, EMPTY_ROOT)
+            if fault := links(second, head):
+                # The link is in a tree that was cosigned: it is the former epoch that falls short.
+                short = linked_size(second) > head.size
+                verdict = Verdict.INCOMPLETE if short else Verdict.INVALID
+                found.add(verdict, f"{check.origin} seq 1: {fault} of epoch {epoch - 1}")
+            else:
+                linked.append(f"{agent}: epoch {epoch} continues at size {head.size}")
+        self._add("every epoch continues the one before", found, "; ".join(linked))
 
     def _whole(self, manifest: Manifest, tallies: list[layout.Tally]) -> None:
         """What no single log shows."""

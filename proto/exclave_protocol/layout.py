@@ -274,14 +274,17 @@ class Manifest:
         )
 
 
-def wanted(first: int, end: int, size: int) -> list[range]:
+def wanted(first: int, end: int, size: int, epoch: int = 1) -> list[range]:
     """The seqs whose records a bundle holds for the range [first, end), ascending.
 
-    Besides the range: seq 0 (who writes, with which key), and the neighbour on each side,
-    whose times show that the range was not cut short.
+    Besides the range: seq 0 (who writes, with which key), beyond the first epoch seq 1 (what it
+    continues), and the neighbour on each side, whose times show that the range was not cut short.
     """
+    opening = min(1 if epoch == 1 else 2, max(end, size))
     start, stop = max(first - 1, 0), max(end, min(end + 1, size))
-    return [range(1), range(start, stop)] if start > 0 and stop > 0 else [range(start, stop)]
+    if start <= opening:
+        return [range(max(stop, opening))]
+    return [range(opening), range(start, stop)]
 
 
 @dataclass(slots=True)

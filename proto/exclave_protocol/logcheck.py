@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .archive import Archive
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, open_checkpoint, open_signed
 from .errors import EvidenceError, NoteError
 from .layout import MAX_SMALL, LogEntry, Manifest, second
-from .note import VerifyKey, open_note, split_note
+from .note import VerifyKey, open_note
 from .report import Findings, Step, Verdict
 from .walk import Walk
 
@@ -45,7 +45,6 @@ class LogCheck:
         self._witness = witness
         self._checkpoint: Checkpoint | None = None
         self._cosigned_at: int | None = None
-        self._text = ""
         self._others = Findings()
         self._foreign = self._open_foreign(brought)
         sizes = {log.size} | {checkpoint.size for _, checkpoint in self._foreign}
@@ -62,6 +61,16 @@ class LogCheck:
             self._check_range,
         ]
         return [check(f"{number}.{place}") for place, check in enumerate(checks, 1)]
+
+    @property
+    def origin(self) -> str:
+        """Of the log."""
+        return self._log.origin
+
+    @property
+    def head(self) -> Checkpoint | None:
+        """The checkpoint that its key signed, after `steps`."""
+        return self._checkpoint
 
     @property
     def _empty(self) -> bool:
@@ -111,13 +120,15 @@ class LogCheck:
         try:
             data = self._archive.read(name, MAX_SMALL)
             if data:
-                checkpoint = open_checkpoint(data, self._key)
+                signed = open_signed(data, self._key)
+                checkpoint = signed.checkpoint
                 if checkpoint.size != self._log.size:
                     raise EvidenceError(
                         f"size {checkpoint.size} where the manifest says {self._log.size}"
                     )
-                self._checkpoint, self._text = checkpoint, checkpoint.text()
-                detail = f"{checkpoint.size} leaves, signed by {self._key.vkey}"
+                self._checkpoint = checkpoint
+                term = f", in term {signed.certificate.term}" if signed.certificate else ""
+                detail = f"{checkpoint.size} leaves, signed by {self._key.vkey}{term}"
             elif self._log.size:
                 raise EvidenceError("empty, yet the manifest gives it a size")
             elif not self._empty:
@@ -135,19 +146,17 @@ class LogCheck:
             return found.step(number, title, "no leaf yet, so no cosignature")
         detail, notes = "", []
         name = f"{self._log.place}/checkpoint"
-        _, signatures = split_note(self._archive.read(name, MAX_SMALL))
-        ours = {(self._key.name, self._key.id), (self._witness.name, self._witness.id)}
-        unknown = [s for s in signatures if (s.name, s.key_id) not in ours]
-        if unknown:
-            notes.append(f"{len(unknown)} signatures by keys that are not known here")
-        for signature in signatures:
-            if (signature.name, signature.key_id) == (self._witness.name, self._witness.id):
-                try:
-                    verified = self._witness.verify(self._text, signature)
-                    self._cosigned_at = verified.timestamp
-                    detail = f"at {second(self._cosigned_at or 0)}"
-                except NoteError as error:
-                    found.add(Verdict.INVALID, f"{name}: {error}")
+        data = self._archive.read(name, MAX_SMALL)
+        try:
+            opened = open_note(data, [self._key, self._witness])
+            for signature in opened.verified:
+                if signature.timestamp is not None:
+                    self._cosigned_at = signature.timestamp
+                    detail = f"at {second(self._cosigned_at)}"
+            if opened.unverified:
+                notes.append(f"{len(opened.unverified)} signatures by keys that are not known here")
+        except NoteError as error:
+            found.add(Verdict.INVALID, f"{name}: {error}")
         if not detail and not found.count:
             if self._log.agent:
                 found.add(Verdict.UNANCHORED, f"{name}: no cosignature by {self._witness.vkey}")
@@ -212,6 +221,7 @@ class LogCheck:
                 f"seq {first}" + (f" to {last}" if last != first else "") + " of the range missing",
             )
         edges = {0} if log.size else set()
+        edges |= {1} if log.epoch > 1 and log.size > 1 else set()
         edges |= {log.first - 1} if log.first else set()
         edges |= {log.end} if log.end < log.size else set()
         for seq in sorted(edges - walk.seen):

@@ -9,6 +9,7 @@ from binascii import Error as Base64Error
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
@@ -16,12 +17,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PublicKey,
 )
 
+from . import term
 from .errors import NoteError as NoteError
 
 ED25519 = 0x01
 """Signature type: Ed25519 over the text."""
 COSIGNATURE = 0x04
 """Signature type: timestamped Ed25519 cosignature/v1 (C2SP tlog-cosignature)."""
+TERM = 0xFF
+"""Signature type: Ed25519 over the text by a key of one term, with its certificate (`term`)."""
 MAX_NOTE = 65_536
 """Bytes of a whole note."""
 MAX_SIGNATURES = 64
@@ -53,7 +57,12 @@ def unbase64(text: str, what: str) -> bytes:
 
 def key_id(name: str, kind: int, public: bytes) -> bytes:
     """The four bytes that tell keys of one name apart."""
-    return sha256(name.encode() + b"\n" + bytes([kind]) + public).digest()[:4]
+    return sha256(name.encode() + b"\n" + _type(kind) + public).digest()[:4]
+
+
+def _type(kind: int) -> bytes:
+    """How a signature type is written before a public key."""
+    return bytes([kind]) + (term.TYPE_ID if kind == TERM else b"")
 
 
 def cosigned_message(text: str, timestamp: int) -> bytes:
@@ -68,9 +77,12 @@ class Signature:
     name: str
     key_id: bytes
     data: bytes
-    """After the key id: 64 bytes for type 0x01, 8 bytes of time and 64 for type 0x04."""
+    """After the key id: 64 bytes for type 0x01, 8 bytes of time and 64 for type 0x04, for a term's
+    its certificate and 64."""
     timestamp: int | None = None
     """POSIX seconds, set once a cosignature/v1 was verified."""
+    certificate: term.TermCertificate | None = None
+    """Of the term, set once a term's signature was verified."""
 
     def line(self) -> bytes:
         """The line as it stands under the text, newline included."""
@@ -85,25 +97,32 @@ class VerifyKey:
     public: bytes
     """Raw Ed25519 public key, 32 bytes."""
     kind: int = ED25519
-    """Signature type: `ED25519` or `COSIGNATURE`."""
+    """Signature type: `ED25519`, `COSIGNATURE` or `TERM`."""
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        if self.kind not in (ED25519, COSIGNATURE):
+        if self.kind not in (ED25519, COSIGNATURE, TERM):
             raise NoteError(f"key {self.name}: signature type {self.kind:#04x} is not supported")
         if len(self.public) != 32:
             raise NoteError(f"key {self.name}: {len(self.public)} bytes where 32 are expected")
 
     @classmethod
     def parse(cls, vkey: str) -> VerifyKey:
-        """Read `<name>+<8 hex digits>+<base64(type || public key)>`. Raises: NoteError."""
+        """Read `<name>+<8 hex digits>+<base64(type || public key)>`. Raises: NoteError.
+
+        A type is one byte, or 0xff and a name.
+        """
         parts = vkey.split("+", 2)
         if len(parts) != 3 or _KEY_ID.fullmatch(parts[1]) is None:
             raise NoteError("vkey: not <name>+<8 hex digits>+<base64>")
         material = unbase64(parts[2], "vkey")
-        if len(material) != 33:
-            raise NoteError(f"vkey: {len(material)} bytes of key where 33 are expected")
-        key = cls(parts[0], material[1:], material[0])
+        kind = material[0] if material else 0
+        start = len(_type(kind))
+        if len(material) != start + 32:
+            raise NoteError(f"vkey: {len(material)} bytes of key where {start + 32} are expected")
+        if material[:start] != _type(kind):
+            raise NoteError("vkey: a signature type that is not known here")
+        key = cls(parts[0], material[start:], kind)
         if key.id.hex() != parts[1]:
             raise NoteError("vkey: key id does not belong to name and key (mistyped?)")
         return key
@@ -116,12 +135,15 @@ class VerifyKey:
     @property
     def vkey(self) -> str:
         """The textual form that `parse` reads."""
-        material = b64encode(bytes([self.kind]) + self.public).decode()
+        material = b64encode(_type(self.kind) + self.public).decode()
         return f"{self.name}+{self.id.hex()}+{material}"
 
     def verify(self, text: str, signature: Signature) -> Signature:
         """The signature, with its time when it has one. Raises: NoteError unless it is valid."""
         data, timestamp, message = signature.data, None, text.encode()
+        if self.kind == TERM:
+            found = term.verify_signature(self.name, self.public, data, message)
+            return Signature(signature.name, signature.key_id, data, certificate=found)
         if self.kind == COSIGNATURE:
             if len(data) != 72:
                 raise NoteError(f"signature by {self.name}: {len(data)} bytes, not 72")
@@ -160,6 +182,53 @@ class SigningKey:
         """Sign a note's text."""
         return Signature(self.name, self.verify_key.id, self.private.sign(text.encode()))
 
+    def signatures(self, text: str) -> list[Signature]:
+        """See `Signer.signatures`."""
+        return [self.signature(text)]
+
+
+@dataclass(frozen=True, slots=True)
+class TermKey:
+    """The private key of one term of a log."""
+
+    log_key: VerifyKey
+    """The public half of the log's key (type `TERM`), named after the log's origin."""
+    certificate: term.TermCertificate
+    private: Ed25519PrivateKey = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The log's origin."""
+        return self.log_key.name
+
+    @property
+    def verify_key(self) -> VerifyKey:
+        """What verifies its signatures by their certificate: the log's key."""
+        return self.log_key
+
+    @property
+    def plain_key(self) -> VerifyKey:
+        """The term's key as any verifier of signed notes takes it (type 0x01)."""
+        return VerifyKey(self.name, self.certificate.public)
+
+    def signatures(self, text: str) -> list[Signature]:
+        """Sign a note's text: with the certificate, and plainly for verifiers of every make."""
+        signed = self.private.sign(text.encode())
+        return [
+            Signature(self.name, self.log_key.id, self.certificate.encode() + signed),
+            Signature(self.name, self.plain_key.id, signed),
+        ]
+
+
+class Signer(Protocol):
+    """Whatever signs notes."""
+
+    @property
+    def name(self) -> str: ...
+    def signatures(self, text: str) -> list[Signature]:
+        """Its lines under the text."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -178,14 +247,14 @@ def _check_text(text: str) -> None:
         raise NoteError("note: control character in the text")
 
 
-def sign(text: str, keys: Sequence[SigningKey]) -> bytes:
+def sign(text: str, keys: Sequence[Signer]) -> bytes:
     """The signed note. Raises: NoteError when `text` cannot be a note's text."""
     _check_text(text)
     try:
         body = text.encode()
     except UnicodeEncodeError:
         raise NoteError("note: lone surrogate in the text") from None
-    return body + b"\n" + b"".join(key.signature(text).line() for key in keys)
+    return body + b"\n" + b"".join(s.line() for key in keys for s in key.signatures(text))
 
 
 def add_signature(note: bytes, line: bytes) -> bytes:
@@ -239,20 +308,28 @@ def split_note(note: bytes) -> tuple[str, list[Signature]]:
 
 
 def open_note(note: bytes, keys: Iterable[VerifyKey]) -> Opened:
-    """Verify a note with the keys the caller knows.
+    """Verify a note with the keys the caller knows; a term that one of them certifies is known too.
 
-    Raises: NoteError when the note is malformed, when a known key's signature fails, or when
-    no known key has signed; never anything else, whatever the bytes.
+    Raises: NoteError when the note is malformed, when a known key's signature fails, when a
+    term's line stands without the plain one, or when no known key has signed; never anything
+    else, whatever the bytes.
     """
     text, signatures = split_note(note)
     known = {(key.name, key.id): key for key in keys}
     verified, unverified = [], []
-    for signature in signatures:
+    # Lines with a certificate first: it names the key of a plain line that may stand before it.
+    for signature in sorted(signatures, key=lambda s: len(s.data) != term.SIGNATURE_SIZE):
         key = known.get((signature.name, signature.key_id))
         if key is None:
             unverified.append(signature)
-        else:
-            verified.append(key.verify(text, signature))
+            continue
+        found = key.verify(text, signature)
+        verified.append(found)
+        if found.certificate is not None:
+            plain = VerifyKey(key.name, found.certificate.public)
+            if not any((s.name, s.key_id) == (plain.name, plain.id) for s in signatures):
+                raise NoteError("note: the line of the term's own key is missing")
+            known[plain.name, plain.id] = plain
     if not verified:
         raise NoteError("note: not signed by any known key")
     return Opened(text, tuple(verified), tuple(unverified))

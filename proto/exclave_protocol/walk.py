@@ -67,7 +67,9 @@ class Walk:
         """Records of the range whose own time lies outside it."""
         self.newest_ns = 0
         self.seen: set[int] = set()
-        """Which of seq 0 and the range's neighbours are there."""
+        """Which of seq 0 and 1 and the range's neighbours are there."""
+        self.second: Leaf | None = None
+        """Seq 1, which says what a later epoch continues."""
         self.cut: list[int] = []
         """Neighbours of the range whose time lies in the range."""
         self._manifest = manifest
@@ -154,8 +156,10 @@ class Walk:
             self.strays += not inside
         elif seq in (log.first - 1, log.end) and inside:
             self.cut.append(seq)
-        if seq in (0, log.first - 1, log.end):
+        if seq in (0, 1, log.first - 1, log.end):
             self.seen.add(seq)
+        if seq == 1:
+            self.second = leaf
 
     def _note_time(self, seq: int, time_ns: int) -> None:
         self.newest_ns = max(self.newest_ns, time_ns)

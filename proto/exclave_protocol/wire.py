@@ -18,6 +18,9 @@ MAX_BATCH_LEAVES: Final = 1024
 MAX_BATCH_BYTES: Final = 2 << 20
 """Most leaf bytes of one audit upload."""
 
+MAX_NONCES: Final = 16
+"""Most nonces of former terms that an agent tells when it begins one."""
+
 MAX_CSR: Final = 4 << 10
 """Most bytes of a certificate request, DER."""
 

@@ -8,24 +8,31 @@ from collections.abc import Callable, Sequence
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from exclave_agent.audit.chain import Chain, Prepared, prepare
-from exclave_agent.errors import LinkError, StorageError
-from exclave_agent.ports import Appended, AuditHead, Clock, LeafDraft, Rng
-from exclave_protocol.checkpoint import CosignerKey, cosign, open_checkpoint
+from exclave_agent.errors import AuditDiverged, LinkError, StorageError
+from exclave_agent.ports import Appended, AuditHead, Clock, LeafDraft, Rng, TermClaim
+from exclave_protocol.checkpoint import CosignerKey, cosign, open_signed
 from exclave_protocol.errors import ProofError, ProtocolError
 from exclave_protocol.leaf import NO_PREV, Leaf, LeafType, check_follows, decode_leaf
-from exclave_protocol.note import SigningKey, VerifyKey, add_signature, split_note
+from exclave_protocol.note import TermKey, VerifyKey, add_signature, split_note
+from exclave_protocol.term import TermCertificate, opens
 from exclave_protocol.tree import MemoryTree, leaf_hash, verify_consistency
 from exclave_protocol.wire import MAX_BATCH_BYTES, MAX_BATCH_LEAVES
 
 from .clock import FakeClock, SeededRng
 from .storage import FakeLedger
+from .terms import term_key
 
 ORIGIN = "example.test/acme/edge-1/e1"
 
 
-def signing_key(origin: str = ORIGIN, seed: bytes = b"a" * 32) -> SigningKey:
-    """The audit key of a test agent, the same on every run."""
-    return SigningKey(origin, Ed25519PrivateKey.from_private_bytes(seed))
+def log_private(seed: bytes = b"a" * 32) -> Ed25519PrivateKey:
+    """The private half of a test agent's log key, the same on every run."""
+    return Ed25519PrivateKey.from_private_bytes(seed)
+
+
+def signing_key(origin: str = ORIGIN, seed: bytes = b"a" * 32, term: int = 1) -> TermKey:
+    """The key of a term of a test agent's log, the same on every run."""
+    return term_key(origin, log_private(seed), term)
 
 
 def witness_key(name: str = "example.test/witness", seed: bytes = b"w" * 32) -> CosignerKey:
@@ -91,6 +98,9 @@ class FakeAuditSink:
     """
 
     def __init__(self, agent: VerifyKey, *, cosigner: CosignerKey | None = None) -> None:
+        self.term: TermCertificate | None = None
+        self.commitment = b""
+        self.term_note = b""
         self.agent = agent
         self.cosigner = cosigner or witness_key()
         self.leaves: list[bytes] = []
@@ -102,6 +112,7 @@ class FakeAuditSink:
         self.fail_next = 0
         self.head_lie: AuditHead | None = None
         self.size_lie = 0
+        self.epoch_open = 1
 
     def restore(self, size: int, head: AuditHead) -> None:
         """Go back to a state of before, as a coordinator restored from a backup does."""
@@ -115,10 +126,46 @@ class FakeAuditSink:
         if self.head_lie is not None:
             return self.head_lie
         note = self.notes[-1] if self.notes else b""
-        return AuditHead(len(self.leaves), self.witnessed_size, note)
+        number = self.term.term if self.term is not None else 0
+        return AuditHead(len(self.leaves), self.witnessed_size, note, self.epoch_open, number)
 
-    async def append(self, epoch: int, first_seq: int, leaves: Sequence[bytes]) -> int:
+    async def begin_term(self, claim: TermClaim) -> bytes:
+        await self._called("begin_term")
+        if claim.epoch > self.epoch_open:
+            raise LinkError("not opened", code="epoch_not_open")
+        try:
+            opened = open_signed(claim.note, self.agent)
+        except ProtocolError as error:
+            raise LinkError(error.message, code="term_denied") from error
+        if claim.old_size != self.witnessed_size:
+            raise LinkError("old size is stale", code="term_stale")
+        new, certificate = opened.checkpoint, opened.certificate
+        if certificate is None or certificate.term != claim.term:
+            raise LinkError("not signed in that term", code="term_denied")
+        if self.term is not None and self.term != certificate:
+            follows = any(opens(nonce, self.commitment) for nonce in claim.nonces)
+            if certificate.term <= self.term.term or not follows:
+                raise self._fenced()
+        try:
+            old_root = self.tree.root(claim.old_size)
+            verify_consistency(claim.old_size, old_root, new.size, new.root, claim.proof)
+            if new.size <= len(self.leaves) and new.root != self.tree.root(new.size):
+                raise ProofError("not over what was uploaded")
+        except ProofError as error:
+            raise LinkError(error.message, code="term_inconsistent") from error
+        self.term, self.commitment, self.term_note = certificate, claim.commitment, claim.note
+        return b"token"
+
+    def _fenced(self) -> AuditDiverged:
+        text = "another process holds the log"
+        return AuditDiverged(text, code="fenced", evidence=self.term_note, note=self.term_note)
+
+    async def append(
+        self, epoch: int, first_seq: int, leaves: Sequence[bytes], *, term: int
+    ) -> int:
         await self._called("append")
+        if self.term is not None and self.term.term != term:
+            raise self._fenced()
         if len(leaves) > MAX_BATCH_LEAVES or sum(map(len, leaves)) > MAX_BATCH_BYTES:
             raise LinkError("batch too large", code="batch_too_large")
         if first_seq > len(self.leaves):
@@ -145,9 +192,12 @@ class FakeAuditSink:
         if old_size != self.witnessed_size:
             raise LinkError("old size is stale", code="witness_stale")
         try:
-            new = open_checkpoint(checkpoint, self.agent)
+            opened = open_signed(checkpoint, self.agent)
+            new = opened.checkpoint
         except ProtocolError as error:
             raise LinkError(error.message, code="witness_denied") from error
+        if self.term is not None and opened.certificate != self.term:
+            raise self._fenced()
         if new.size > len(self.leaves):
             raise LinkError("leaves missing", code="witness_missing_leaves")
         try:

@@ -23,9 +23,12 @@ from exclave_protocol.checkpoint import (
     sign_checkpoint,
 )
 from exclave_protocol.disclosure import Disclosure, make
+from exclave_protocol.epoch import link
 from exclave_protocol.leaf import NO_PREV, Leaf, LeafType, encode_leaf
-from exclave_protocol.note import SigningKey, add_signature
+from exclave_protocol.note import SigningKey, TermKey, VerifyKey, add_signature
 from exclave_protocol.tree import leaf_hash, root_of
+
+from .terms import term_key
 
 DOMAIN = "exclave.test"
 TENANT = "acme"
@@ -33,6 +36,8 @@ START = 1_800_000_000
 """When every log of these tests begins, seconds since the Unix epoch."""
 STEP = 60
 """Seconds from one leaf to the next."""
+BEFORE = 5
+"""Leaves of an epoch that another continues."""
 
 
 def private_key(seed: str) -> Ed25519PrivateKey:
@@ -52,6 +57,7 @@ class Log:
     agent: str
     epoch: int = 1
     seed: str = ""
+    term: int = 1
     leaves: list[bytes] = field(default_factory=list)
 
     @property
@@ -62,9 +68,26 @@ class Log:
         return log_origin(DOMAIN, TENANT, self.agent, self.epoch)
 
     @property
-    def key(self) -> SigningKey:
-        """The log's own key."""
-        return SigningKey(self.origin, private_key(f"{self.seed}{self.origin}"))
+    def private(self) -> Ed25519PrivateKey:
+        """Of the log's own key."""
+        return private_key(f"{self.seed}{self.origin}")
+
+    @property
+    def key(self) -> TermKey | SigningKey:
+        """What signs: a term of an agent's log, the operators' log's own key."""
+        if not self.agent:
+            return SigningKey(self.origin, self.private)
+        return term_key(self.origin, self.private, self.term)
+
+    @property
+    def vkey(self) -> str:
+        """What verifies that."""
+        return self.key.verify_key.vkey
+
+    @property
+    def plain(self) -> VerifyKey:
+        """What verifies it for those who know nothing of terms."""
+        return self.key.plain_key if isinstance(self.key, TermKey) else self.key.verify_key
 
     @property
     def hashes(self) -> list[bytes]:
@@ -96,7 +119,13 @@ class Log:
             if seq == 0:
                 spiffe = f"spiffe://{DOMAIN}/tenant/{TENANT}/agent/{self.agent}"
                 self.append(
-                    LeafType.GENESIS, {"agent": spiffe, "audit_vkey": self.key.vkey, "version": "1"}
+                    LeafType.GENESIS, {"agent": spiffe, "audit_vkey": self.vkey, "version": "1"}
+                )
+            elif seq == 1 and self.epoch > 1:
+                before = Log(self.agent, self.epoch - 1, self.seed).fill(BEFORE)
+                self.append(
+                    LeafType.EPOCH,
+                    {"previous": link(before.checkpoint(), before.cosigned()), "reason": "test"},
                 )
             elif seq == 1:
                 self.append(LeafType.BOOT, {"boot_id": "00" * 16})
@@ -149,12 +178,12 @@ def spec_of(
     """What an honest coordinator would export of `log`; `witnessed`: the cosigned size."""
     size = len(log.leaves) if witnessed is None else witnessed
     last = size if end is None else end
-    seqs = [seq for part in layout.wanted(first, last, size) for seq in part]
+    seqs = [seq for part in layout.wanted(first, last, size, log.epoch) for seq in part]
     return LogSpec(
         agent=log.agent,
         epoch=log.epoch,
         origin=log.origin,
-        vkey=log.key.vkey,
+        vkey=log.vkey,
         checkpoint=log.cosigned(size) if note is None else note,
         hashes=log.hashes[:size],
         first=first,
@@ -186,7 +215,7 @@ def honest_logs(size: int = 12) -> list[Log]:
     operators = Log("").fill(4)
     return [
         Log("edge-1").fill(size),
-        Log("edge-2").fill(5),
+        Log("edge-2").fill(BEFORE),
         Log("edge-2", epoch=2).fill(size // 2),
         operators,
     ]

@@ -37,7 +37,6 @@ from exclave_policy.pack import Pack, encode  # noqa: E402
 from exclave_protocol import tufmeta  # noqa: E402
 from exclave_protocol.checkpoint import Checkpoint, log_origin, sign_checkpoint  # noqa: E402
 from exclave_protocol.leaf import NO_PREV, Leaf, LeafType, encode_leaf  # noqa: E402
-from exclave_protocol.note import SigningKey  # noqa: E402
 from exclave_protocol.pb import (  # noqa: E402
     admin_pb2,
     admin_pb2_grpc,
@@ -57,6 +56,7 @@ from exclave_protocol.release import (  # noqa: E402
 )
 from exclave_protocol.tree import MemoryTree, consistency_proof, leaf_hash  # noqa: E402
 from exclave_testing.policies import allow, document  # noqa: E402
+from exclave_testing.terms import term_key  # noqa: E402
 
 DOMAIN = "example.org"
 TIMEOUT = 10.0
@@ -166,7 +166,8 @@ class AgentLog:
     def __init__(self, origin: str, epoch: int, key: Ed25519PrivateKey) -> None:
         self.origin = origin
         self.epoch = epoch
-        self.key = SigningKey(origin, key)
+        self.identity = key
+        self.key = term_key(origin, key)
         self.leaves: list[bytes] = []
         self.tree = MemoryTree()
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import grpc
 
-from exclave_agent.errors import IdentityError, LinkError
+from exclave_agent.errors import AuditDiverged, IdentityError, LinkError
 from exclave_agent.identity.transport import EnrollQuery, Issued, RecoverQuery
+from exclave_agent.ports import TermClaim
+from exclave_protocol.checkpoint import open_signed
 from exclave_protocol.pb import (
     artifact_pb2,
     artifact_pb2_grpc,
@@ -196,6 +198,10 @@ class _Audit(audit_pb2_grpc.AuditServicer):
         "gap": grpc.StatusCode.OUT_OF_RANGE,
         "leaf_conflict": grpc.StatusCode.ALREADY_EXISTS,
         "leaf_invalid": grpc.StatusCode.INVALID_ARGUMENT,
+        "epoch_not_open": grpc.StatusCode.FAILED_PRECONDITION,
+        "term_stale": grpc.StatusCode.ABORTED,
+        "term_denied": grpc.StatusCode.PERMISSION_DENIED,
+        "term_inconsistent": grpc.StatusCode.DATA_LOSS,
         "witness_stale": grpc.StatusCode.ABORTED,
         "witness_denied": grpc.StatusCode.PERMISSION_DENIED,
         "witness_missing_leaves": grpc.StatusCode.FAILED_PRECONDITION,
@@ -208,11 +214,32 @@ class _Audit(audit_pb2_grpc.AuditServicer):
     async def Head(self, request: Any, context: Any) -> Any:
         head = await self._call(context, self._sink.head(request.epoch))
         return audit_pb2.HeadResponse(
-            size=head.size, witnessed_size=head.witnessed_size, checkpoint=head.checkpoint
+            size=head.size,
+            witnessed_size=head.witnessed_size,
+            checkpoint=head.checkpoint,
+            term=head.term,
+            epoch_open=head.epoch_open,
         )
 
+    async def BeginTerm(self, request: Any, context: Any) -> Any:
+        opened = open_signed(request.head, self._sink.agent)
+        claim = TermClaim(
+            request.epoch,
+            opened.certificate.term if opened.certificate is not None else 0,
+            request.head,
+            request.old_size,
+            list(request.consistency_proof),
+            request.commitment,
+            list(request.nonces),
+            request.token,
+        )
+        token = await self._call(context, self._sink.begin_term(claim))
+        return audit_pb2.BeginTermResponse(token=token)
+
     async def Append(self, request: Any, context: Any) -> Any:
-        work = self._sink.append(request.epoch, request.first_seq, list(request.leaves))
+        work = self._sink.append(
+            request.epoch, request.first_seq, list(request.leaves), term=request.term
+        )
         return audit_pb2.AppendResponse(size=await self._call(context, work))
 
     async def Witness(self, request: Any, context: Any) -> Any:
@@ -228,9 +255,12 @@ class _Audit(audit_pb2_grpc.AuditServicer):
     async def _call(self, context: Any, work: Any) -> Any:
         try:
             return await work
+        except AuditDiverged as error:
+            details = (("exclave-code", error.code), ("exclave-evidence-bin", error.note))
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, error.message, details)
         except LinkError as error:
             status = self.STATUSES.get(error.code, grpc.StatusCode.UNAVAILABLE)
-            await context.abort(status, error.message)
+            await context.abort(status, error.message, (("exclave-code", error.code),))
 
 
 class _Fleet(fleet_pb2_grpc.FleetServicer):

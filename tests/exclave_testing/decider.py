@@ -26,7 +26,6 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from exclave_agent.audit.boot import record_boot
 from exclave_agent.audit.checkpoint import Checkpointer
 from exclave_agent.audit.store import StoredCheckpoint
 from exclave_agent.decide.calls import Answered
@@ -40,7 +39,7 @@ from exclave_protocol.note import add_signature
 
 from .audit import signing_key
 from .clock import SequentialIds
-from .homes import KEY, Home
+from .homes import Home
 from .local_api import FakeReleases, compile_policy
 from .obliged import obliging
 from .routing import ANALYST, Gathered, chat
@@ -114,9 +113,7 @@ async def run(path: Path, seed: int, say: Say, killer: Killer | None = None) -> 
         if killer is not None:
             killer.watch(home.storage.writer._connection, "commit", ("COMMIT", "INSERT INTO leaf"))
             killer.watch(home.storage.vault_connection, "vault", ("COMMIT",))
-        await record_boot(
-            home.log, agent="spiffe://t", vkey=KEY.vkey, version="1", boot_id=str(seed), runtimes=[]
-        )
+        await home.boot()
         models = ScriptedModels(model("big"), model("small"))
         releases = FakeReleases()
         policy = compile_policy(obliging())

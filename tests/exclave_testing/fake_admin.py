@@ -210,6 +210,10 @@ class FakeAdmin(AdminServicer):
     def BanAgent(self, request: pb.AgentRequest, context: Any) -> pb.Agent:
         return self._set_state(request, context, pb.Agent.BANNED)
 
+    def ReopenLog(self, request: pb.AgentRequest, context: Any) -> pb.ReopenLogResponse:
+        self._caller(context, "admin")
+        return pb.ReopenLogResponse(epoch=2)
+
     def IssueOperator(
         self, request: pb.IssueOperatorRequest, context: Any
     ) -> pb.IssueOperatorResponse:

@@ -9,12 +9,15 @@ from pathlib import Path
 
 from exclave_agent.audit import drafts
 from exclave_agent.audit.append import Log
+from exclave_agent.audit.boot import Boot, Starting, record_boot
+from exclave_agent.audit.epoch import Epoch
+from exclave_agent.audit.term import Terms
 from exclave_agent.ports import Clock, LeafDraft, Rng
 from exclave_agent.storage.home import STATE_FILE, VAULT_FILE, Storage
 from exclave_agent.storage.leaves import LeafDatabase
 from exclave_protocol.note import VerifyKey
 
-from .audit import ORIGIN, signing_key
+from .audit import ORIGIN, log_private, signing_key
 from .clock import FakeClock, SeededRng
 
 KEY: VerifyKey = signing_key().verify_key
@@ -43,6 +46,30 @@ class Home:
         if self.log.size == 0:
             await self.log.append(drafts.genesis(agent="spiffe://t", vkey=KEY.vkey, version="1"))
         return self
+
+    def terms(self) -> Terms:
+        """Of this home; `begin` one."""
+        return Terms(self.storage.state, log_private(), ORIGIN, 1, self.rng)
+
+    async def boot(
+        self,
+        *,
+        heartbeat: float = 3600,
+        epoch: Epoch | None = None,
+        terms: Terms | None = None,
+    ) -> Boot:
+        """Write a start into the log, as the agent does."""
+        start = Starting(
+            agent="spiffe://t",
+            vkey=KEY.vkey,
+            version="1",
+            boot_id="b",
+            runtimes=["llama"],
+            certificate=await (terms or self.terms()).begin(),
+            epoch=epoch or Epoch(),
+            heartbeat=heartbeat,
+        )
+        return await record_boot(self.log, start, self.clock.now_ns())
 
     async def __aexit__(self, *error: object) -> None:
         await self.storage.close()

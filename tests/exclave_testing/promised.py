@@ -26,9 +26,9 @@ def kept(home: Path, said: Iterable[str]) -> int:
     RESULT without the INTENT that it names; every commitment has its value; every head that was
     cosigned is still known, and the log extends it.
     """
-    verified = read_log(home, 1, lambda r: verify_log(r, origin=ORIGIN, epoch=1, key=KEY))
+    verified = read_log(home, lambda r: verify_log(r, origin=ORIGIN, epoch=1, key=KEY))
     lines = [line.split() for line in said]
-    read_log(home, 1, lambda reader: _check(reader, lines))
+    read_log(home, lambda reader: _check(reader, lines))
     return verified.size
 
 

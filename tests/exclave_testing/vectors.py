@@ -86,7 +86,8 @@ def checkpoint_vectors() -> dict[str, Any]:
     line = cosign(checkpoint.text(), witness, 1_800_000_000)
     return {
         "log_seed": private_key(log.origin).private_bytes_raw().hex(),
-        "log_vkey": log.key.vkey,
+        "log_vkey": log.vkey,
+        "term_vkey": log.plain.vkey,
         "witness_seed": private_key("witness").private_bytes_raw().hex(),
         "witness_vkey": witness.vkey,
         "text": checkpoint.text(),

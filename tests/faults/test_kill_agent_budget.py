@@ -74,7 +74,7 @@ def test_kill_9_at_any_moment_leaves_the_ledger_and_the_log_at_one(tmp_path: Pat
         delay = moments.choice([0.0, 0.003, 0.02, 0.1]) * moments.uniform(0.5, 1.5)
         told += kill_after(tmp_path, delay, producers=moments.choice([1, 8, 32]))
         books = Books()
-        read_log(tmp_path, 1, books.read)
+        read_log(tmp_path, books.read)
         both = (books.tokens, books.money)
         assert ledger(tmp_path) == [("tenant", *both), ("tenant/team:claims", *both)]
         assert books.results >= told
@@ -88,7 +88,7 @@ async def test_the_next_start_does_not_refund_what_the_kill_left_open(tmp_path: 
     for _ in range(20):  # until a kill comes between the two leaves
         kill_after(tmp_path, 0.01, producers=32)
         books = Books()
-        read_log(tmp_path, 1, books.read)
+        read_log(tmp_path, books.read)
         if books.open:
             break
     assert books.open

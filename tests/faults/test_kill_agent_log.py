@@ -48,7 +48,7 @@ def kill_after(home: Path, seconds: float, producers: int) -> list[tuple[int, by
 
 def check(home: Path, promised: list[tuple[int, bytes]]) -> None:
     """Every promise is kept, the chain holds, every commitment has its value."""
-    verified = read_log(home, 1, lambda r: verify_log(r, origin=ORIGIN, epoch=1, key=KEY))
+    verified = read_log(home, lambda r: verify_log(r, origin=ORIGIN, epoch=1, key=KEY))
 
     def everything(reader: LogReader) -> None:
         for seq, digest in promised:
@@ -65,7 +65,7 @@ def check(home: Path, promised: list[tuple[int, bytes]]) -> None:
             elif leaf.type is LeafType.RESULT:
                 assert leaf.body["decision"] in intents, "a RESULT without its INTENT"
 
-    read_log(home, 1, everything)
+    read_log(home, everything)
     assert verified.size > max(seq for seq, _ in promised)
 
 
@@ -95,7 +95,7 @@ def test_the_next_start_closes_what_the_kill_left_open(tmp_path: Path) -> None:
             return await boot(home)
 
     closed = asyncio.run(start())
-    state_now = read_log(tmp_path, 1, lambda r: verify_log(r, origin=ORIGIN, epoch=1, key=KEY))
+    state_now = read_log(tmp_path, lambda r: verify_log(r, origin=ORIGIN, epoch=1, key=KEY))
     assert any(decision.endswith("-open") for decision in closed)
     assert not state_now.open_intents
 
@@ -126,7 +126,7 @@ async def test_every_cut_of_the_write_ahead_log_is_a_whole_log(tmp_path: Path) -
         (target / "state.db-wal").write_bytes(wal[:cut])
         async with Home(target) as home:
             await boot(home)
-        check_open = read_log(target, 1, lambda r: verify_log(r, origin=ORIGIN, epoch=1, key=KEY))
+        check_open = read_log(target, lambda r: verify_log(r, origin=ORIGIN, epoch=1, key=KEY))
         sizes.append(check_open.size)
         shutil.rmtree(target)
     assert len(set(sizes)) > 3
@@ -165,7 +165,7 @@ def test_a_full_disk_refuses_and_keeps_nothing_half(tmp_path: Path) -> None:
     assert said["promised"] > 50
     assert said["kept"][-1] == "after"
     home = out / "home"
-    verified = read_log(home, 1, lambda r: verify_log(r, origin=ORIGIN, epoch=1, key=KEY))
+    verified = read_log(home, lambda r: verify_log(r, origin=ORIGIN, epoch=1, key=KEY))
     assert verified.size == said["size"] == said["size_when_full"] + 2
 
     def decisions(reader: LogReader) -> None:
@@ -174,5 +174,5 @@ def test_a_full_disk_refuses_and_keeps_nothing_half(tmp_path: Path) -> None:
             assert reader.private(first)
             assert reader.private(last)
 
-    read_log(home, 1, decisions)
+    read_log(home, decisions)
     assert execute(state(home), "PRAGMA quick_check") == [("ok",)]

@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 
 from exclave_protocol import layout
-from exclave_protocol.canonical import encode
-from exclave_protocol.checkpoint import CosignerKey
+from exclave_protocol.bundle import LogSpec
+from exclave_protocol.canonical import JsonValue, encode
+from exclave_protocol.checkpoint import CosignerKey, cosign, sign_checkpoint
+from exclave_protocol.epoch import link
 from exclave_protocol.evidence import Report, Verdict, verify_bundle
 from exclave_protocol.leaf import LeafType
 from exclave_protocol.logcheck import Foreign
-from exclave_protocol.note import SigningKey, add_signature, split_note
+from exclave_protocol.note import SigningKey, TermKey, add_signature, split_note
 from exclave_testing.bundles import (
     DOMAIN,
     START,
@@ -291,6 +293,107 @@ def test_an_epoch_left_out(tmp_path: Path) -> None:
     check(write(bundle_of(logs), tmp_path / "b.zip"), Verdict.INCOMPLETE, "epoch 1 is not here")
 
 
+def second_epoch(body: dict[str, JsonValue] | None = None, kind: LeafType = LeafType.EPOCH) -> Log:
+    """An epoch 2 whose seq 1 says this."""
+    log = Log("edge-2", epoch=2).fill(1)
+    log.append(kind, body or {})
+    return log.fill(6)
+
+
+def of_two_epochs(second: Log, size: int = 5) -> list[LogSpec]:
+    """A bundle's logs: an agent's first epoch up to `size`, and a second one."""
+    return [spec_of(Log("edge-2").fill(5), witnessed=size), spec_of(second)]
+
+
+def test_an_epoch_that_continues_nothing(tmp_path: Path) -> None:
+    path = write(bundle_of(of_two_epochs(second_epoch(kind=LeafType.BOOT))), tmp_path / "b.zip")
+    check(path, Verdict.INVALID, "not an EPOCH that links the epoch before")
+
+
+@pytest.mark.parametrize("name", ["origin", "size", "root"])
+def test_an_epoch_that_continues_something_else(tmp_path: Path, name: str) -> None:
+    before = Log("edge-2").fill(5)
+    head = link(before.checkpoint(), b"")
+    other = link(Log("edge-2", seed="x").fill(4).checkpoint(), b"") | {"origin": ORIGIN}
+    second = second_epoch({"previous": head | {name: other[name]}})
+    path = write(bundle_of(of_two_epochs(second)), tmp_path / "b.zip")
+    check(path, Verdict.INVALID, f"EPOCH links another {name}")
+
+
+def test_an_epoch_cut_short_under_the_next(tmp_path: Path) -> None:
+    """The coordinator shows an older cosigned head of the former epoch than the one it ended at."""
+    second = second_epoch({"previous": link(Log("edge-2").fill(5).checkpoint(), b"")})
+    path = write(bundle_of(of_two_epochs(second, size=3)), tmp_path / "b.zip")
+    check(path, Verdict.INCOMPLETE, "EPOCH links another size")
+
+
+def test_an_epoch_grown_after_the_next_began(tmp_path: Path) -> None:
+    second = second_epoch({"previous": link(Log("edge-2").fill(4).checkpoint(), b"")})
+    path = write(bundle_of(of_two_epochs(second)), tmp_path / "b.zip")
+    check(path, Verdict.INVALID, "EPOCH links another size")
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_the_record_that_links_an_epoch_cannot_be_left_out(tmp_path: Path, first: int) -> None:
+    spec = spec_of(Log("edge-2", epoch=2).fill(6), first=first)
+    spec = altered(spec, records=[item for item in spec.records if item[0] != 1])
+    logs = [spec_of(Log("edge-2").fill(5)), spec]
+    path = write(bundle_of(logs), tmp_path / "b.zip")
+    check(path, Verdict.INCOMPLETE, "seq 1")
+
+
+# --- terms ------------------------------------------------------------------------------
+
+
+def test_terms_may_change(tmp_path: Path) -> None:
+    log = Log("edge-1", term=7).fill(12)
+    spec = spec_of(log, seen=[Log("edge-1", term=3).fill(5).signed()])
+    path = write(bundle_of([spec]), tmp_path / "b.zip")
+    assert "in term 7" in check(path, Verdict.WITNESSED).to_text()
+
+
+def test_a_fork_by_another_term_of_the_same_log(tmp_path: Path) -> None:
+    """A clone signs with a key of its own; the log's key certified both."""
+    clone = rewritten(9)
+    clone.term = 8
+    spec = spec_of(Log("edge-1").fill(12), seen=[clone.signed()])
+    path = write(bundle_of([spec]), tmp_path / "b.zip")
+    check(path, Verdict.DIVERGED, "the log's key signed another root at size 9")
+
+
+def test_a_term_that_another_log_certified(tmp_path: Path) -> None:
+    log = Log("edge-1").fill(12)
+    other = Log("edge-9").key
+    assert isinstance(other, TermKey)
+    forged = replace(log.key, certificate=replace(other.certificate, origin=log.origin))
+    note = add_signature(
+        sign_checkpoint(log.checkpoint(), replace(forged, private=other.private)),
+        split_note(log.cosigned())[1][-1].line(),
+    )
+    path = write(bundle_of([spec_of(log, note=note)]), tmp_path / "b.zip")
+    check(path, Verdict.INVALID, "term does not verify")
+
+
+def test_the_plain_line_of_a_term_alone(tmp_path: Path) -> None:
+    """Without its certificate nobody knows whose key that is."""
+    log = Log("edge-1").fill(12)
+    text, signatures = split_note(log.cosigned())
+    note = text.encode() + b"\n" + b"".join(s.line() for s in signatures[1:])
+    path = write(bundle_of([spec_of(log, note=note)]), tmp_path / "b.zip")
+    check(path, Verdict.INVALID, "not signed by any known key")
+
+
+def test_a_log_downgraded_to_a_key_without_terms(tmp_path: Path) -> None:
+    """Whoever has the log's key at rest signs with it, as if there were no terms."""
+    log = Log("edge-1").fill(12)
+    plain = SigningKey(log.origin, log.private)
+    line = cosign(log.checkpoint().text(), witness_key(), START)
+    note = add_signature(sign_checkpoint(log.checkpoint(), plain), line)
+    spec = altered(spec_of(log, note=note), vkey=plain.vkey)
+    path = write(bundle_of([spec]), tmp_path / "b.zip")
+    check(path, Verdict.INVALID, "not the key of")
+
+
 def test_a_bundle_without_agents(tmp_path: Path) -> None:
     check(write(bundle_of([]), tmp_path / "b.zip"), Verdict.INCOMPLETE, "no agent's log")
 
@@ -348,7 +451,7 @@ def test_history_rewritten_and_signed_again_has_no_witness(tmp_path: Path) -> No
 
 def test_history_rewritten_with_the_old_cosignature_pasted_on(tmp_path: Path) -> None:
     _, signatures = split_note(Log("edge-1").fill(12).cosigned())
-    note = add_signature(rewritten().signed(), signatures[1].line())
+    note = add_signature(rewritten().signed(), signatures[-1].line())
     path = write(bundle_of([spec_of(rewritten(), note=note)]), tmp_path / "b.zip")
     check(path, Verdict.INVALID, f"{LOG}/checkpoint: signature by {DOMAIN}/witness does not verify")
 
@@ -403,7 +506,7 @@ def test_the_whole_bundle_forged_with_other_keys(tmp_path: Path) -> None:
     report = check(path, Verdict.WITNESSED, pin=None)
     assert "witness key from the bundle" in report.trust[0]
     assert "pin it with --witness-key" in report.trust[0]
-    honest_key = Log("edge-1").key.vkey
+    honest_key = Log("edge-1").vkey
     pinned = verify_bundle(path, log_vkeys=[honest_key])
     assert pinned.verdict is Verdict.INVALID
     assert "not the key that you pinned" in said(pinned)
@@ -430,7 +533,7 @@ def test_the_cosignature_downgraded_to_a_plain_signature(tmp_path: Path) -> None
 def test_the_cosignature_of_another_size(tmp_path: Path) -> None:
     log = Log("edge-1").fill(12)
     _, signatures = split_note(log.cosigned(8))
-    note = add_signature(log.signed(), signatures[1].line())
+    note = add_signature(log.signed(), signatures[-1].line())
     path = write(bundle_of([spec_of(log, note=note)]), tmp_path / "b.zip")
     check(path, Verdict.INVALID, "does not verify")
 
@@ -438,7 +541,7 @@ def test_the_cosignature_of_another_size(tmp_path: Path) -> None:
 def test_the_agents_signature_removed(tmp_path: Path) -> None:
     log = Log("edge-1").fill(12)
     text, signatures = split_note(log.cosigned())
-    note = text.encode() + b"\n" + signatures[1].line()
+    note = text.encode() + b"\n" + signatures[-1].line()
     path = write(bundle_of([spec_of(log, note=note)]), tmp_path / "b.zip")
     check(path, Verdict.INVALID, f"{LOG}/checkpoint: note: not signed by any known key")
 
@@ -497,7 +600,7 @@ def test_logs_exchanged(bundle: Path, tmp_path: Path, one: str, other: str, keys
                 source = other if folder == one else one
                 _, a, e, _ = source.split("/")
                 log = Log(a, epoch=int(e[1:]))
-                files[f"keys/{agent}.{epoch}.vkey"] = f"{log.key.vkey}\n".encode()
+                files[f"keys/{agent}.{epoch}.vkey"] = f"{log.vkey}\n".encode()
 
     path = tamper(bundle, tmp_path / "bad.zip", change)
     check(path, Verdict.INVALID)
@@ -518,7 +621,7 @@ def test_a_genesis_that_names_another_agent(tmp_path: Path) -> None:
 
 def test_a_genesis_that_names_another_key(tmp_path: Path) -> None:
     log = Log("edge-1")
-    log.append(LeafType.GENESIS, {"audit_vkey": Log("edge-1", seed="x").key.vkey})
+    log.append(LeafType.GENESIS, {"audit_vkey": Log("edge-1", seed="x").vkey})
     path = write(bundle_of([spec_of(log)]), tmp_path / "b.zip")
     check(path, Verdict.INVALID, "GENESIS names another audit_vkey")
 
@@ -645,6 +748,6 @@ def test_a_manifest_that_lies_or_breaks_the_format(
 
 def test_the_witness_may_not_be_the_log(tmp_path: Path) -> None:
     log = Log("edge-1").fill(5)
-    own = CosignerKey(log.origin, log.key.private)
+    own = CosignerKey(log.origin, log.private)
     spec = bundle_of([spec_of(log, note=log.cosigned(witness=own))], witness=own.vkey)
     check(write(spec, tmp_path / "b.zip"), Verdict.INVALID, "witness", pin=None)

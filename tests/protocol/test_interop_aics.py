@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def believed(note: str) -> bool:
-    log, witness = (aics_tlog.parse_vkey(key) for key in (LOG.key.vkey, witness_key().vkey))
+    log, witness = (aics_tlog.parse_vkey(key) for key in (LOG.plain.vkey, witness_key().vkey))
     parsed = aics_tlog.parse_note(note)
     return bool(aics_tlog.verify_checkpoint(parsed, log, [witness], quorum=1).ok)
 

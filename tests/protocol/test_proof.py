@@ -137,7 +137,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "seven.tlog-proof"
     file.write_bytes(proof().encode())
-    pins = ["--log-key", LOG.key.vkey, "--witness-key", WITNESS.vkey]
+    pins = ["--log-key", LOG.vkey, "--witness-key", WITNESS.vkey]
     code, said = run(capsys, "--proof", str(file), *pins)
     assert code == 0 and "seq 7" in said and "verdict: WITNESSED" in said
     assert run(capsys, "--proof", str(file))[0] == 4

@@ -109,7 +109,7 @@ def test_keys_and_checkpoints_from_files(bundle: Path, tmp_path: Path) -> None:
         "--witness-key",
         f"@{tmp_path / 'witness.vkey'}",
         "--log-key",
-        log.key.vkey,
+        log.vkey,
         "--checkpoint",
         tmp_path / "tenant.note",
     )

@@ -86,6 +86,7 @@ _STATUS: dict[type[AgentError], tuple[int, str]] = {
     tree.RemoteFailed: (502, "server_error"),
     tree.DeadlineExceeded: (504, "timeout_error"),
     tree.Unavailable: (503, "server_error"),
+    tree.LogFrozen: (503, "storage_error"),
     tree.StorageFull: (507, "storage_error"),
     tree.StorageError: (500, "storage_error"),
     AgentError: (500, "server_error"),

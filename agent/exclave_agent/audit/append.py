@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from exclave_agent.errors import LogFrozen, StorageError, StorageFull
 from exclave_agent.ports import Appended, Clock, LeafDraft, Rng
+from exclave_protocol.leaf import LeafType
 
+from . import drafts
 from .chain import prepare
 from .store import LeafStore
+
+_DECISIONS = frozenset({LeafType.INTENT, LeafType.RESULT})
 
 
 class Log:
@@ -23,6 +28,10 @@ class Log:
         self._clock = clock
         self._rng = rng
         self._grown = asyncio.Event()
+        self._refused = 0
+        self._refused_since = 0
+        self.frozen: LogFrozen | None = None
+        """While it is set nothing is decided: no INTENT and no RESULT is taken."""
         self.size = store.opened_size
         """Leaves known to be durable."""
 
@@ -37,10 +46,31 @@ class Log:
         return self._grown
 
     async def append(self, draft: LeafDraft) -> Appended:
+        if self.frozen is not None and draft.type in _DECISIONS:
+            raise self.frozen
         prepared = prepare(draft, time_ns=self._clock.now_ns(), rng=self._rng)
-        appended = await self._store.append(prepared)
+        try:
+            appended = await self._store.append(prepared)
+        except StorageFull:
+            self._refused_since = self._refused_since or prepared.time_ns
+            self._refused += 1
+            raise
         self._landed(appended)
+        if self._refused:
+            await self._recovered()
         return appended
+
+    async def _recovered(self) -> None:
+        """There is room again: say how much was refused meanwhile."""
+        refused, since = self._refused, self._refused_since
+        self._refused = self._refused_since = 0
+        draft = drafts.storage_back(refused, since)
+        prepared = prepare(draft, time_ns=self._clock.now_ns(), rng=self._rng)
+        try:
+            self._landed(await self._store.append(prepared))
+        except StorageError:
+            # The caller's own leaf is durable. Full again: the next that is written says it.
+            self._refused, self._refused_since = self._refused + refused, since
 
     async def append_once(self, evidence: bytes, draft: LeafDraft) -> Appended | None:
         """Record something at most once, however often it is seen, restarts included.

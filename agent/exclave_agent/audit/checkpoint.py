@@ -4,21 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-from exclave_protocol.checkpoint import Checkpoint, log_origin, sign_checkpoint
-from exclave_protocol.identity import SpiffeId
-from exclave_protocol.note import SigningKey
+from exclave_protocol.checkpoint import Checkpoint, sign_checkpoint
+from exclave_protocol.note import Signer
 
 from .store import LeafStore, StoredCheckpoint
-
-EPOCH = 1
-"""The epoch that an agent writes."""
-
-
-def log_key(agent: SpiffeId, private: Ed25519PrivateKey) -> SigningKey:
-    """The key that signs this agent's log; its name is the log's origin."""
-    return SigningKey(log_origin(agent.trust_domain, agent.tenant, agent.name, EPOCH), private)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +19,13 @@ class Signed:
 
 
 class Checkpointer:
-    """Signs heads with the agent's audit key.
+    """Signs heads in the term that runs.
 
     A signed head MUST be on disk before anybody else sees it: a restart then still knows
     what it once claimed. What is signed is what the writer appended, never what a file says.
     """
 
-    def __init__(self, store: LeafStore, key: SigningKey) -> None:
+    def __init__(self, store: LeafStore, key: Signer) -> None:
         self._store = store
         self._key = key
 

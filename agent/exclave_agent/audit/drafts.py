@@ -3,33 +3,100 @@
 from __future__ import annotations
 
 import hashlib
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 
 from exclave_agent.ports import LeafDraft
 from exclave_protocol.canonical import JsonValue
-from exclave_protocol.leaf import LeafType
+from exclave_protocol.checkpoint import Checkpoint
+from exclave_protocol.epoch import PREVIOUS, link
+from exclave_protocol.leaf import LeafType, format_time
+from exclave_protocol.note import VerifyKey
+from exclave_protocol.term import TermCertificate
+
+from .epoch import Epoch
 
 Body = dict[str, JsonValue]
 
 
-def genesis(*, agent: str, vkey: str, version: str, prev_epoch: str | None = None) -> LeafDraft:
-    """Seq 0: `agent` is the SPIFFE ID, `vkey` signs this log's checkpoints."""
-    body: Body = {"agent": agent, "audit_vkey": vkey, "version": version}
-    if prev_epoch is not None:
-        body["prev_epoch"] = prev_epoch
-    return LeafDraft(LeafType.GENESIS, body)
+def genesis(*, agent: str, vkey: str, version: str) -> LeafDraft:
+    """Seq 0: `agent` is the SPIFFE ID, `vkey` certifies who signs this log's checkpoints."""
+    return LeafDraft(LeafType.GENESIS, {"agent": agent, "audit_vkey": vkey, "version": version})
 
 
-def boot(*, boot_id: str, version: str, runtimes: Sequence[str]) -> LeafDraft:
-    """The agent's process has started."""
+def epoch(before: Epoch) -> LeafDraft:
+    """Seq 1 of a log that continues another, which could not go on."""
+    head = Checkpoint(before.origin, before.size, before.root)
+    return LeafDraft(LeafType.EPOCH, {PREVIOUS: link(head, before.note), "reason": before.reason})
+
+
+def lost(before: Epoch) -> LeafDraft:
+    """What the log before had beyond its last cosigned head: nothing vouches for those records."""
+    body: Body = {
+        "reason": "epoch",
+        "log": before.origin,
+        "first": str(before.size),
+        "leaves": str(max(before.held - before.size, 0)),
+    }
+    return LeafDraft(LeafType.GAP, body)
+
+
+def recovered(before: Epoch) -> LeafDraft:
+    """The record goes on in a new epoch."""
     return LeafDraft(
-        LeafType.BOOT, {"boot_id": boot_id, "version": version, "runtimes": list(runtimes)}
+        LeafType.RECOVERY, {"reason": "epoch", "log": before.origin, "why": before.reason}
     )
 
 
-def heartbeat(counts: Mapping[str, int]) -> LeafDraft:
-    """A sign of life, so that silence is a gap that can be seen."""
-    return LeafDraft(LeafType.HEARTBEAT, {"counts": {k: str(v) for k, v in counts.items()}})
+def silence(since_ns: int, until_ns: int) -> LeafDraft:
+    """Between these times nothing was recorded, not even a sign of life."""
+    body: Body = {
+        "reason": "silence",
+        "from": format_time(since_ns),
+        "to": format_time(until_ns),
+        "seconds": str((until_ns - since_ns) // 10**9),
+    }
+    return LeafDraft(LeafType.GAP, body)
+
+
+def storage_back(refused: int, since_ns: int) -> LeafDraft:
+    """Records are written again; meanwhile so many were not, and what they were of was refused."""
+    body: Body = {
+        "reason": "storage",
+        "from": format_time(since_ns),
+        "refused": str(refused),
+    }
+    return LeafDraft(LeafType.RECOVERY, body)
+
+
+def term(certificate: TermCertificate) -> Body:
+    """Who signs from now on: the term's number, its key, and the certificate of the log's key."""
+    return {
+        "term": str(certificate.term),
+        "term_vkey": VerifyKey(certificate.origin, certificate.public).vkey,
+        "certificate": b64encode(certificate.encode()).decode(),
+    }
+
+
+def boot(
+    *, boot_id: str, version: str, runtimes: Sequence[str], certificate: TermCertificate
+) -> LeafDraft:
+    """The agent's process has started; `boot_id` is random, and tells it from any other."""
+    body: Body = {"boot_id": boot_id, "version": version, "runtimes": list(runtimes)}
+    return LeafDraft(LeafType.BOOT, body | term(certificate))
+
+
+def key_rotate(certificate: TermCertificate) -> LeafDraft:
+    """The process goes on in a new term; the key of the former one is gone."""
+    return LeafDraft(LeafType.KEY_ROTATE, term(certificate))
+
+
+def heartbeat(counts: Mapping[str, int], every: float) -> LeafDraft:
+    """A sign of life, so that silence is a gap that is seen. `every`: seconds until the next."""
+    return LeafDraft(
+        LeafType.HEARTBEAT,
+        {"counts": {k: str(v) for k, v in counts.items()}, "every": str(int(every))},
+    )
 
 
 def policy_change(

@@ -51,7 +51,7 @@ class Heartbeat:
             if await pause(self._clock, self._interval, self._changed):
                 continue
             try:
-                await self._record.append(drafts.heartbeat(self._counts()))
+                await self._record.append(drafts.heartbeat(self._counts(), self._interval))
                 await self._record.store.note_quiet()
                 await self._checkpointer.sign()
             except StorageError as error:

@@ -69,6 +69,11 @@ class LogReader(Protocol):
     Every method raises StorageError when the file cannot be read.
     """
 
+    @property
+    def epoch(self) -> int:
+        """Which."""
+        ...
+
     def size(self) -> int:
         """Leaves stored."""
         ...

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from exclave_agent.errors import AuditDiverged, LinkError, StorageError
-from exclave_agent.ports import AuditHead, AuditSink, Clock, Rng
+from exclave_agent.ports import AuditHead, AuditSink, Clock, Rng, TermClaim
 from exclave_agent.slots import pause
-from exclave_protocol.checkpoint import Checkpoint, open_checkpoint, verify_cosignature
+from exclave_protocol.checkpoint import (
+    Checkpoint,
+    open_checkpoint,
+    open_signed,
+    verify_cosignature,
+)
 from exclave_protocol.errors import ProofError, ProtocolError
 from exclave_protocol.note import VerifyKey, add_signature, split_note
 from exclave_protocol.tree import consistency_proof, root, verify_consistency
@@ -18,7 +24,9 @@ from exclave_protocol.wire import MAX_BATCH_BYTES, MAX_BATCH_LEAVES
 from . import drafts
 from .append import Log
 from .checkpoint import Checkpointer, Signed
+from .epoch import Frost
 from .store import LogReader, StoredCheckpoint
+from .term import Terms
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +37,9 @@ PAUSE = 1.0
 BACKOFF_FIRST = 1.0
 BACKOFF_MOST = 300.0
 
-_DIVERGED = frozenset({"leaf_conflict", "leaf_invalid", "witness_inconsistent"})
+_DIVERGED = frozenset(
+    {"leaf_conflict", "leaf_invalid", "term_inconsistent", "witness_inconsistent"}
+)
 """Refusals that are no outage: what it holds is not what we wrote."""
 
 
@@ -43,13 +53,17 @@ class UploadStatus:
     """Size of the newest head whose cosignature we have verified."""
     error: str = ""
     """Code of the last failure; empty while all is well."""
+    proven: bool = False
+    """Whether the coordinator holds our term for the one that writes this log."""
 
 
 class Uploader:
     """One task: upload what is new, have the head cosigned, wait, go on.
 
+    Before anything is uploaded this process shows that it follows the one that held the log last.
     A coordinator that contradicts what we wrote is recorded once (INCIDENT, with its words
-    kept as evidence) and asked again at the slowest pace; the agent itself goes on.
+    kept as evidence) and asked again at the slowest pace. The agent itself goes on, unless our own
+    signature proves it: then this home is a copy, or was put back, and its log is frozen.
     """
 
     def __init__(
@@ -58,19 +72,25 @@ class Uploader:
         checkpointer: Checkpointer,
         sink: AuditSink,
         *,
-        key: VerifyKey,
+        terms: Terms,
         witness: VerifyKey,
+        freeze: Callable[[Frost], Awaitable[None]],
+        proven: Callable[[], None] = lambda: None,
         clock: Clock,
         rng: Rng,
         interval: float = INTERVAL,
     ) -> None:
-        """`key` is our audit key's public half, `witness` the coordinator's cosigner key."""
+        """`terms`: ours, one of which runs. `witness`: the coordinator's cosigner key. `freeze` is
+        told when the log was shown not to be the one that goes on, `proven` when it is."""
         self._record = record
         self._store = record.store
         self._checkpointer = checkpointer
         self._sink = sink
-        self._key = key
+        self._terms = terms
+        self._key = terms.log_key
         self._witness = witness
+        self._freeze = freeze
+        self._proven = proven
         self._clock = clock
         self._rng = rng
         self._interval = interval
@@ -88,6 +108,11 @@ class Uploader:
         """Look for new leaves at another pace, counted from now."""
         self._interval = seconds
         self._repaced.set()
+
+    def begin_term(self) -> None:
+        """Another term runs: show it before the next upload."""
+        self._status = replace(self._status, proven=False)
+        self._record.grown.set()
 
     def retry_now(self) -> None:
         """The coordinator is there again: end a wait after a failure early."""
@@ -129,11 +154,31 @@ class Uploader:
 
     def _failed(self, code: str) -> None:
         self._known = False
-        self._status = replace(self._status, error=code)
+        self._status = replace(self._status, error=code, proven=False)
 
     async def _report(self, error: AuditDiverged) -> None:
         self._failed(error.code)
         await self._note(error)
+        if await self._proves(error.note):
+            await self._freeze(Frost(error.code, error.message))
+
+    async def _proves(self, note: bytes) -> bool:
+        """Whether our own signature is under a head that is not of this home's log: the word of a
+        coordinator alone freezes nothing."""
+        if not note:
+            return False
+        try:
+            opened = open_signed(note, self._key)
+        except ProtocolError:
+            return False
+        if opened.certificate is None or not self._terms.made(opened.certificate):
+            return True
+        ours, claimed = await self._store.head(), opened.checkpoint
+        if claimed.size > ours.size:
+            return True
+        return (
+            await self._store.read(lambda reader: root(claimed.size, reader.node)) != claimed.root
+        )
 
     async def _note(self, error: AuditDiverged) -> None:
         """Put on record, once for the same evidence, what it said."""
@@ -151,6 +196,8 @@ class Uploader:
         """
         if not self._known:
             await self._learn()
+        if not self._status.proven:
+            await self._prove_term()
         await self._upload()
         if self._status.witnessed < self._status.uploaded:
             await self._cosign()
@@ -168,6 +215,7 @@ class Uploader:
                 f"the coordinator claims {head.size} leaves of our {ours.size}",
                 code="head_ahead",
                 evidence=evidence,
+                note=head.checkpoint,
             )
         if head.witnessed_size:
             await self._check_witnessed(head, evidence)
@@ -183,7 +231,9 @@ class Uploader:
                 )
             )
         self._known = True
-        self._status = UploadStatus(head.size, head.witnessed_size)
+        # One that was restored from a backup may hold a former term of ours for the last.
+        proven = self._status.proven and head.term == self._terms.number
+        self._status = UploadStatus(head.size, head.witnessed_size, proven=proven)
 
     async def _check_witnessed(self, head: AuditHead, evidence: bytes) -> None:
         """Its newest cosigned head must be one that we signed, over what we hold."""
@@ -208,6 +258,7 @@ class Uploader:
                 "copy or a restored backup of it is at work elsewhere",
                 code="head_forked",
                 evidence=evidence,
+                note=head.checkpoint,
             )
         note = StoredCheckpoint(claimed.size, head.checkpoint, cosigned=True)
         await self._store.save_checkpoint(note)
@@ -220,6 +271,32 @@ class Uploader:
                 self._witness.verify(text, signature)
                 return claimed
         raise ProofError("the witness has not cosigned it")
+
+    # --- whose log it is -----------------------------------------------------------------------
+
+    async def _prove_term(self) -> None:
+        """Begin our term at the coordinator, over a head of the log as it is now.
+
+        Raises: LinkError, AuditDiverged, StorageError.
+        """
+        signed = await self._checkpointer.sign()
+        old = self._status.witnessed
+        proof = await self._prove(old, signed)
+        number = self._terms.number
+        commitment, nonces, token = await self._terms.claim()
+        claim = TermClaim(
+            self._store.epoch, number, signed.note, old, proof, commitment, nonces, token
+        )
+        try:
+            given = await self._sink.begin_term(claim)
+        except AuditDiverged:
+            raise
+        except LinkError as error:
+            raise _sharpen(error, f"term {number} {old} {signed.checkpoint.size}") from error
+        if number == self._terms.number:
+            await self._terms.confirmed(given)
+            self._status = replace(self._status, proven=True)
+            self._proven()
 
     # --- leaves up, cosignature down -----------------------------------------------------------
 
@@ -249,7 +326,9 @@ class Uploader:
 
     async def _call_append(self, first: int, leaves: list[bytes]) -> int:
         try:
-            return await self._sink.append(self._store.epoch, first, leaves)
+            return await self._sink.append(
+                self._store.epoch, first, leaves, term=self._terms.number
+            )
         except AuditDiverged:
             raise
         except LinkError as error:

@@ -26,17 +26,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def verify_home(home: Path) -> int:
+def verify_home(home: Path, epoch: int | None = None) -> int:
     """Check the whole log of a home; returns the number of leaves. Raises: StorageError."""
-    from exclave_agent.audit.checkpoint import EPOCH, log_key
     from exclave_agent.audit.verify import verify_log
     from exclave_agent.identity.store import load
+    from exclave_protocol.checkpoint import agent_log_key, log_origin
 
     identity = load(home)
-    key = log_key(identity.spiffe, identity.audit_key)
-    verify = key.verify_key
-    state = read(home, lambda log: verify_log(log, origin=key.name, epoch=EPOCH, key=verify))
-    return state.size
+    who, public = identity.spiffe, identity.audit_key.public_key().public_bytes_raw()
+
+    def query(log: LogReader) -> int:
+        origin = log_origin(who.trust_domain, who.tenant, who.name, log.epoch)
+        key = agent_log_key(origin, public)
+        return verify_log(log, origin=origin, epoch=log.epoch, key=key).size
+
+    return read(home, query, epoch)
 
 
 @click.group()
@@ -44,13 +48,25 @@ def command() -> None:
     """Show, find, verify and disclose this agent's records; end or hold their values."""
 
 
+def _epoch_option(function: click.decorators.FC) -> click.decorators.FC:
+    return click.option("--epoch", type=int, help="A former epoch of the log.")(function)
+
+
 @command.command()
 @click.argument("reference", required=False)
 @click.option("--values", is_flag=True, help="Also the private values (prompts, answers).")
 @click.option("--last", default=50, show_default=True, help="Without REFERENCE: so many records.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_epoch_option
 @home_option
-def show(reference: str | None, values: bool, last: int, as_json: bool, home: Path | None) -> None:
+def show(
+    reference: str | None,
+    values: bool,
+    last: int,
+    as_json: bool,
+    epoch: int | None,
+    home: Path | None,
+) -> None:
     """Show records: all leaves of a decision id, one by its number, or the newest."""
     from exclave_agent.audit import disclose as records
 
@@ -61,7 +77,7 @@ def show(reference: str | None, values: bool, last: int, as_json: bool, home: Pa
             seqs = list(range(max(0, log.size() - last), log.size()))
         return [records.show(log, seq) for seq in seqs]
 
-    print_records(read(load_settings(home).home, query), values, as_json)
+    print_records(read(load_settings(home).home, query, epoch), values, as_json)
 
 
 # --- looking for records -------------------------------------------------------------------------
@@ -116,14 +132,17 @@ def _wanted(types: tuple[str, ...], since: int | None, until: int | None, **othe
 @click.option("--limit", default=50, show_default=True, help="The newest so many.")
 @click.option("--values", is_flag=True, help="Also the private values.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_epoch_option
 @home_option
-def search(home: Path | None, limit: int, values: bool, as_json: bool, **wanted: Any) -> None:
+def search(
+    home: Path | None, epoch: int | None, limit: int, values: bool, as_json: bool, **wanted: Any
+) -> None:
     """Find records by what stands in them, and by their values."""
     from exclave_agent.audit.search import search as look
 
     asked = _wanted(**wanted)
     print_records(
-        read(load_settings(home).home, lambda log: look(log, asked, limit)), values, as_json
+        read(load_settings(home).home, lambda log: look(log, asked, limit), epoch), values, as_json
     )
 
 
@@ -161,10 +180,11 @@ def tail(
 
 
 @command.command()
+@_epoch_option
 @home_option
-def verify(home: Path | None) -> None:
+def verify(epoch: int | None, home: Path | None) -> None:
     """Check every leaf's bytes, hash, place and predecessor, and our newest signed head."""
-    click.echo(f"{verify_home(load_settings(home).home):,} leaves verify")
+    click.echo(f"{verify_home(load_settings(home).home, epoch):,} leaves verify")
 
 
 @command.command()
@@ -238,6 +258,32 @@ def tiles(output: Path, entries: bool, signed: bool, home: Path | None) -> None:
         lambda log: write_tiles(log, output, cosigned=not signed, entries=entries),
     )
     click.echo(f"{output}: {made.size:,} leaves in {made.files:,} files")
+
+
+@command.command()
+@click.option("--reason", required=True, help="Why the log cannot go on; recorded openly.")
+@home_option
+def recover(reason: str, home: Path | None) -> None:
+    """Begin a new epoch of the log, because the present one cannot go on.
+
+    For a home that was copied, put back from a backup, or made anew for an agent whose disk is
+    lost. An operator must have opened the epoch (`exclave agent reopen`), and the agent must be
+    stopped. What was never cosigned of the old epoch stays in this home, and is no part of the
+    new one, which links the last cosigned head and says what lies beyond it.
+    """
+    import asyncio
+
+    from exclave_agent.recovery import recover as begin
+
+    made = asyncio.run(begin(load_settings(home), reason))
+    click.echo(
+        f"epoch {made.number} begins at the agent's next start, after {made.size:,} cosigned "
+        f"records of {made.origin}"
+    )
+    if made.held > made.size:
+        click.echo(
+            f"{made.held - made.size:,} records were never cosigned: nothing vouches for them"
+        )
 
 
 for _each in (subjects.erase, subjects.hold, subjects.lift, subjects.holds):

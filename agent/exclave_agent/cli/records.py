@@ -18,12 +18,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def read(home: Path, query: Callable[[LogReader], T]) -> T:
-    """Run a query on the log of a home, whether or not its agent runs."""
-    from exclave_agent.audit.checkpoint import EPOCH
+def read(home: Path, query: Callable[[LogReader], T], epoch: int | None = None) -> T:
+    """Run a query on the log of a home, whether or not its agent runs; None: its present epoch."""
     from exclave_agent.storage.home import read_log
 
-    return read_log(home, EPOCH, query)
+    return read_log(home, query, epoch)
 
 
 def ask(settings: Settings, asked: dict[str, Any], *, seconds: float = 30.0) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from exclave_agent.audit.checkpoint import EPOCH
+from exclave_agent.audit.epoch import FIRST
 from exclave_agent.errors import LinkError
 from exclave_agent.identity.certificates import from_pem
 from exclave_agent.identity.store import Identity, IdentityStore
@@ -25,7 +25,7 @@ async def _session(identity: Identity) -> str:
     channels = Channels(IdentityStore(identity.folder.parent))
     try:
         async with asyncio.timeout(SECONDS):
-            head = await GrpcAudit(channels).head(EPOCH)
+            head = await GrpcAudit(channels).head(FIRST)
     except TimeoutError:
         raise _late(identity.session_endpoint) from None
     finally:

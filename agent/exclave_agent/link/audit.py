@@ -8,8 +8,8 @@ from typing import Final
 import grpc
 
 from exclave_agent.link.channel import Channels
-from exclave_agent.link.status import link_error
-from exclave_agent.ports import AuditHead
+from exclave_agent.link.status import audit_error, link_error
+from exclave_agent.ports import AuditHead, TermClaim
 from exclave_protocol.pb import audit_pb2 as pb
 from exclave_protocol.pb.audit_pb2_grpc import AuditStub
 
@@ -30,16 +30,42 @@ class GrpcAudit:
             answer = await stub.Head(pb.HeadRequest(epoch=epoch), timeout=TIMEOUT)
         except grpc.aio.AioRpcError as error:
             raise link_error(error, "Head") from error
-        return AuditHead(answer.size, answer.witnessed_size, answer.checkpoint)
+        return AuditHead(
+            answer.size,
+            answer.witnessed_size,
+            answer.checkpoint,
+            max(answer.epoch_open, 1),
+            answer.term,
+        )
 
-    async def append(self, epoch: int, first_seq: int, leaves: Sequence[bytes]) -> int:
+    async def begin_term(self, claim: TermClaim) -> bytes:
+        """Audit.BeginTerm."""
+        request = pb.BeginTermRequest(
+            epoch=claim.epoch,
+            head=claim.note,
+            old_size=claim.old_size,
+            consistency_proof=claim.proof,
+            commitment=claim.commitment,
+            nonces=claim.nonces,
+            token=claim.token,
+        )
+        stub = AuditStub(self._channels.bulk())
+        try:
+            answer = await stub.BeginTerm(request, timeout=TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            raise audit_error(error, "BeginTerm") from error
+        return bytes(answer.token)
+
+    async def append(
+        self, epoch: int, first_seq: int, leaves: Sequence[bytes], *, term: int
+    ) -> int:
         """Audit.Append."""
-        request = pb.AppendRequest(epoch=epoch, first_seq=first_seq, leaves=leaves)
+        request = pb.AppendRequest(epoch=epoch, first_seq=first_seq, leaves=leaves, term=term)
         stub = AuditStub(self._channels.bulk())
         try:
             answer = await stub.Append(request, timeout=TIMEOUT)
         except grpc.aio.AioRpcError as error:
-            raise link_error(error, "Append") from error
+            raise audit_error(error, "Append") from error
         return int(answer.size)
 
     async def witness(
@@ -53,5 +79,5 @@ class GrpcAudit:
         try:
             answer = await stub.Witness(request, timeout=TIMEOUT)
         except grpc.aio.AioRpcError as error:
-            raise link_error(error, "Witness") from error
+            raise audit_error(error, "Witness") from error
         return bytes(answer.cosignature)

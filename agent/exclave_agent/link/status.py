@@ -7,10 +7,12 @@ from typing import Any, Final, NamedTuple, cast
 
 import grpc
 
-from exclave_agent.errors import IdentityError, LinkError
+from exclave_agent.errors import AuditDiverged, IdentityError, LinkError
 
 CODE_METADATA: Final = "exclave-code"
 """Trailing metadata with the coordinator's own stable code."""
+EVIDENCE_METADATA: Final = "exclave-evidence-bin"
+"""Trailing metadata: the head that another process signed."""
 RETRY_METADATA: Final = "retry-after"
 """Trailing metadata: seconds to stay away, decimal."""
 
@@ -44,6 +46,17 @@ _IDENTITY: Final = {
     "not_ours": Meaning("unauthenticated", "the certificate is not of this coordinator's CA"),
 }
 
+# By the coordinator's code: of the log, not of us.
+_FENCED: Final = Meaning("fenced", "this home is a copy, or there is one of it at work")
+_LOG: Final = {
+    "fenced": _FENCED,
+    "epoch_not_open": Meaning("epoch_not_open", "ask an operator: exclave agent reopen"),
+    "log_of_another_key": Meaning(
+        "log_of_another_key",
+        "ask an operator (exclave agent reopen), then run `exclave-agent audit recover`",
+    ),
+}
+
 # By call and status, where the .proto gives that status a meaning of its own.
 _CALLS: Final = {
     ("Enroll", Status.UNAUTHENTICATED): _IDENTITY["token_unknown"],
@@ -59,6 +72,9 @@ _CALLS: Final = {
     ("Append", Status.OUT_OF_RANGE): Meaning("gap", ""),
     ("Append", Status.ALREADY_EXISTS): Meaning("leaf_conflict", ""),
     ("Append", Status.RESOURCE_EXHAUSTED): Meaning("batch_too_large", ""),
+    ("BeginTerm", Status.ABORTED): Meaning("term_stale", ""),
+    ("BeginTerm", Status.DATA_LOSS): Meaning("term_inconsistent", ""),
+    ("BeginTerm", Status.PERMISSION_DENIED): Meaning("term_denied", ""),
     ("Witness", Status.ABORTED): Meaning("witness_stale", ""),
     ("Witness", Status.FAILED_PRECONDITION): Meaning("witness_missing_leaves", ""),
     ("Witness", Status.DATA_LOSS): Meaning("witness_inconsistent", ""),
@@ -82,11 +98,21 @@ _STATUSES: Final = {
 _OTHER: Final = Meaning("link_error", "")
 
 _MAX_DETAIL: Final = 300
+_MAX_EVIDENCE: Final = 8192
 
 
 def link_error(error: grpc.aio.AioRpcError, call: str) -> LinkError:
     """The error of a call whose port raises LinkError only."""
     meaning, text = _read(error, call)
+    return LinkError(text, code=meaning.code)
+
+
+def audit_error(error: grpc.aio.AioRpcError, call: str) -> LinkError:
+    """As `link_error`; that another process holds the log comes with its signed head."""
+    meaning, text = _read(error, call)
+    if meaning is _FENCED:
+        note = _bytes(error, EVIDENCE_METADATA)
+        return AuditDiverged(text, code=meaning.code, evidence=note or text.encode(), note=note)
     return LinkError(text, code=meaning.code)
 
 
@@ -107,6 +133,7 @@ def _read(error: grpc.aio.AioRpcError, call: str) -> tuple[Meaning, str]:
     status = error.code()
     meaning = (
         _IDENTITY.get(_trailer(error, CODE_METADATA))
+        or _LOG.get(_trailer(error, CODE_METADATA))
         or _CALLS.get((call, status))
         or _STATUSES.get(status, _OTHER)
     )
@@ -122,6 +149,14 @@ def _trailer(error: grpc.aio.AioRpcError, key: str) -> str:
         if name == key:
             return value.decode("ascii", "replace") if isinstance(value, bytes) else value
     return ""
+
+
+def _bytes(error: grpc.aio.AioRpcError, key: str) -> bytes:
+    pairs: Iterable[tuple[str, str | bytes]] = cast("Any", error.trailing_metadata()) or ()
+    for name, value in pairs:
+        if name == key and isinstance(value, bytes):
+            return value[:_MAX_EVIDENCE]
+    return b""
 
 
 def _printable(text: str) -> str:

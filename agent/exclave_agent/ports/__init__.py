@@ -106,6 +106,7 @@ __all__ = [
     "StateStore",
     "Tensor",
     "TensorInfo",
+    "TermClaim",
     "Timing",
     "TokenLogprob",
     "Tool",
@@ -201,15 +202,26 @@ class AuditSink(Protocol):
         """Where the coordinator stands. Raises: LinkError."""
         ...
 
-    async def append(self, epoch: int, first_seq: int, leaves: Sequence[bytes]) -> int:
-        """Upload leaves; returns the stored size. Raises: LinkError."""
+    async def begin_term(self, claim: TermClaim) -> bytes:
+        """Show that this process follows the one that held the log last, and that its log extends
+        the cosigned head; returns the fencing token. Idempotent for one term.
+
+        Raises: AuditDiverged ("fenced"), LinkError ("epoch_not_open", "log_of_another_key",
+        "term_stale", "term_inconsistent" ...).
+        """
+        ...
+
+    async def append(
+        self, epoch: int, first_seq: int, leaves: Sequence[bytes], *, term: int
+    ) -> int:
+        """Upload leaves; returns the stored size. Raises: AuditDiverged ("fenced"), LinkError."""
         ...
 
     async def witness(
         self, epoch: int, old_size: int, proof: Sequence[bytes], checkpoint: bytes
     ) -> bytes:
-        """Have a checkpoint cosigned; returns the cosignature line. Raises: LinkError
-        (code "witness_stale", "witness_inconsistent" ...)."""
+        """Have a checkpoint cosigned; returns the cosignature line. Raises: AuditDiverged
+        ("fenced"), LinkError (code "witness_stale", "witness_inconsistent" ...)."""
         ...
 
 
@@ -220,6 +232,24 @@ class AuditHead:
     size: int
     witnessed_size: int
     checkpoint: bytes
+    epoch_open: int = 1
+    """Newest epoch that may begin, or has."""
+    term: int = 0
+    """The term that holds the log; 0: none was begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class TermClaim:
+    """What a process tells that wants to write the log (audit.proto: BeginTermRequest)."""
+
+    epoch: int
+    term: int
+    note: bytes
+    old_size: int
+    proof: Sequence[bytes]
+    commitment: bytes
+    nonces: Sequence[bytes] = field(repr=False)
+    token: bytes = field(repr=False)
 
 
 # --- the coordinator's artifacts -----------------------------------------------------------

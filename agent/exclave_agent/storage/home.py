@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from exclave_agent.audit.chain import Chain
+from exclave_agent.audit.epoch import EPOCH_KEY, decode
 from exclave_agent.audit.store import LogReader
 from exclave_agent.audit.verify import verify_tail
 from exclave_agent.errors import StorageError
@@ -179,8 +180,10 @@ class Storage:
         await self.close()
 
 
-def read_log(home: Path, epoch: int, query: Callable[[LogReader], T]) -> T:
+def read_log(home: Path, query: Callable[[LogReader], T], epoch: int | None = None) -> T:
     """Run a query on a home's log, whether or not an agent is running there; blocking.
+
+    `epoch` None: the present one.
 
     Raises: StorageForeign, StorageError.
     """
@@ -195,9 +198,17 @@ def read_log(home: Path, epoch: int, query: Callable[[LogReader], T]) -> T:
             closing(open_reader(home / VAULT_FILE)) as values,
         ):
             connection.execute("BEGIN")
+            if epoch is None:
+                epoch = present_epoch(connection)
             return query(LeafReader(connection, VaultReader(values, master), epoch))
     except sqlite3.Error as error:
         raise storage_error(error, "read the home's databases") from error
+
+
+def present_epoch(connection: sqlite3.Connection) -> int:
+    """The epoch in which a home writes. Raises: StorageError."""
+    row = connection.execute("SELECT value FROM state WHERE key = ?", (EPOCH_KEY,)).fetchone()
+    return decode(None if row is None else bytes(row[0])).number
 
 
 def _claim_epoch(connection: sqlite3.Connection, origin: str, epoch: int) -> None:

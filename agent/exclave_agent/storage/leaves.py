@@ -119,7 +119,7 @@ class LeafReader:
     ) -> None:
         self._connection = connection
         self._vault = vault
-        self._epoch = epoch
+        self.epoch = epoch
         self._first_id = epoch << SEQ_BITS
         self._end_id = (epoch + 1) << SEQ_BITS
 
@@ -188,7 +188,7 @@ class LeafReader:
             rows = self._rows(
                 "SELECT hash FROM node WHERE epoch = ? AND level = ? AND position >= ? "
                 "AND position < ? ORDER BY position",
-                self._epoch,
+                self.epoch,
                 base,
                 first,
                 first + count,
@@ -204,7 +204,7 @@ class LeafReader:
         rows = self._rows(
             "SELECT size, note, cosigned FROM checkpoint WHERE epoch = ? AND cosigned >= ? "
             "ORDER BY size DESC, cosigned DESC LIMIT 1",
-            self._epoch,
+            self.epoch,
             int(cosigned),
         )
         for size, note, is_cosigned in rows:
@@ -214,11 +214,11 @@ class LeafReader:
         return None
 
     def quiet_before(self) -> int:
-        rows = self._rows("SELECT value FROM state WHERE key = ?", f"{QUIET_KEY}.{self._epoch}")
+        rows = self._rows("SELECT value FROM state WHERE key = ?", f"{QUIET_KEY}.{self.epoch}")
         return int(bytes(rows[0][0])) if rows and isinstance(rows[0][0], bytes) else 0
 
     def walk(self, name: str) -> bytes | None:
-        rows = self._rows("SELECT value FROM state WHERE key = ?", _walk_key(self._epoch, name))
+        rows = self._rows("SELECT value FROM state WHERE key = ?", _walk_key(self.epoch, name))
         return bytes(rows[0][0]) if rows and isinstance(rows[0][0], bytes) else None
 
     def keeps(self, seq: int) -> bool:

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from exclave_coordinator.api.convert import agent_message, tenant_message, text
 from exclave_coordinator.api.parts import Parts
+from exclave_coordinator.audit.epochs import reopen
 from exclave_coordinator.errors import Exists, Invalid, NotFound
 from exclave_coordinator.fleet import sessions
 from exclave_coordinator.fleet.certificates import parse_request
@@ -128,6 +129,18 @@ class FleetCalls:
     async def BanAgent(self, request: pb.AgentRequest, _context: Any) -> pb.Agent:
         """See admin.proto."""
         return await self._bar("BanAgent", request, BANNED, Ended(sessions.BANNED))
+
+    async def ReopenLog(self, request: pb.AgentRequest, _context: Any) -> pb.ReopenLogResponse:
+        """See admin.proto."""
+        parts = self._parts
+        key = AgentKey(name(request.tenant, "tenant"), name(request.agent, "agent"))
+        reason = text(request.reason, MAX_REASON, "reason")
+        act = parts.recorder.act(
+            "ReopenLog", f"tenant/{key.tenant}/agent/{key.name}", {"reason": reason}
+        )
+        async with parts.recorder.attempt(act):
+            epoch = await parts.recorder.commit(act, lambda tx: reopen(tx, key, parts.clock.now()))
+        return pb.ReopenLogResponse(epoch=epoch)
 
     async def IssueOperator(
         self, request: pb.IssueOperatorRequest, _context: Any

@@ -31,6 +31,7 @@ ROLES: Final[dict[str, frozenset[str]]] = {
     "ListAgents": _ANY,
     "EvictAgent": _ADMIN,
     "BanAgent": _ADMIN,
+    "ReopenLog": _ADMIN,
     "IssueOperator": _ADMIN,
     "UploadTarget": _RELEASE,
     "MissingTargets": _RELEASE,

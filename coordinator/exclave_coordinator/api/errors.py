@@ -12,6 +12,7 @@ from exclave_coordinator.errors import (
     CoordinatorError,
     Denied,
     Exists,
+    Fenced,
     Inconsistent,
     Invalid,
     NotFound,
@@ -33,6 +34,8 @@ RETRY_METADATA: Final = "retry-after"
 """Trailing metadata: seconds to stay away, decimal."""
 WITNESS_SIZE_METADATA: Final = "witness-size-bin"
 """Trailing metadata of a stale witness request: cosigned size, decimal ASCII."""
+EVIDENCE_METADATA: Final = "exclave-evidence-bin"
+"""Trailing metadata of a fenced caller: the head that another process signed."""
 
 STATUSES: Final[dict[type[CoordinatorError], grpc.StatusCode]] = {
     Invalid: grpc.StatusCode.INVALID_ARGUMENT,
@@ -53,6 +56,7 @@ STATUSES: Final[dict[type[CoordinatorError], grpc.StatusCode]] = {
 
 _MAX_DETAIL: Final = 2000
 """Most characters of a message: clients limit the size of trailing metadata."""
+_MAX_EVIDENCE: Final = 4000
 
 
 def status_of(error: CoordinatorError) -> grpc.StatusCode:
@@ -76,5 +80,7 @@ async def abort(context: Any, error: Exception) -> NoReturn:
         trailing.append((RETRY_METADATA, str(error.retry_after)))
     if isinstance(error, Stale):
         trailing.append((WITNESS_SIZE_METADATA, str(error.size).encode()))
+    if isinstance(error, Fenced) and len(error.note) <= _MAX_EVIDENCE:
+        trailing.append((EVIDENCE_METADATA, error.note))
     await context.abort(status_of(error), error.message[:_MAX_DETAIL], tuple(trailing))
     raise AssertionError("abort always raises")

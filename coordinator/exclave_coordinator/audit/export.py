@@ -13,9 +13,8 @@ from exclave_coordinator.audit.witness import Witness
 from exclave_coordinator.errors import Invalid, NotFound, StorageError, StorageFull
 from exclave_coordinator.ports import AgentKey, Clock, Log, StoredLeaf, Tx
 from exclave_protocol.bundle import BundleSpec, LogSpec, Written, write_bundle
-from exclave_protocol.checkpoint import log_origin
+from exclave_protocol.checkpoint import agent_log_key, log_origin
 from exclave_protocol.layout import wanted
-from exclave_protocol.note import VerifyKey
 from exclave_protocol.standalone import verifier
 
 AT_ONCE = 2
@@ -105,7 +104,7 @@ class Exporter:
             agent=log.key.name,
             epoch=log.epoch,
             origin=origin,
-            vkey=VerifyKey(origin, log.audit_key).vkey,
+            vkey=agent_log_key(origin, log.audit_key).vkey,
             checkpoint=self._witness.cosigned(log),
             hashes=tx.logs.hashes(log.id, 0, size),
             first=first,
@@ -113,7 +112,7 @@ class Exporter:
             uploaded=log.size,
             records=(
                 item
-                for part in wanted(first, stop, size)
+                for part in wanted(first, stop, size, log.epoch)
                 for item in _records(tx.logs.leaves(log.id, part.start, part.stop))
             ),
             seen=_seen(tx, log.key, log.epoch),

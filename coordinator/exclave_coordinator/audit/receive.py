@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from exclave_coordinator.audit.epochs import check_epoch, check_link, newest_open
+from exclave_coordinator.audit.terms import Fence
 from exclave_coordinator.errors import BeyondEnd, CoordinatorError, Exists, Invalid, TooMuch
 from exclave_coordinator.ports import AgentKey, Clock, Evidence, Log, Store, StoredLeaf, Tx
 from exclave_protocol.checkpoint import log_origin
@@ -26,27 +28,56 @@ class Checked:
     stored: StoredLeaf
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where the coordinator stands with an epoch of an agent's log."""
+
+    log: Log | None
+    """None: nothing received."""
+    term: int
+    """The term that holds it; 0: none was begun."""
+    epoch_open: int
+    """Newest epoch that may begin, or has."""
+
+
 class Receiver:
     """Stores leaves exactly once, in order, and keeps what contradicts them."""
 
-    def __init__(self, store: Store, trust_domain: str, *, workers: Executor, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, trust_domain: str, fence: Fence, *, workers: Executor, clock: Clock
+    ) -> None:
         """`workers` decode leaves beside the event loop."""
+        self._fence = fence
         self._store = store
         self._domain = trust_domain
         self._workers = workers
         self._clock = clock
 
-    async def head(self, key: AgentKey, epoch: int) -> Log | None:
-        """Where we stand with an epoch; None: nothing received."""
-        return await self._store.read(lambda tx: tx.logs.get(key, epoch))
+    async def head(self, key: AgentKey, epoch: int) -> Standing:
+        """Where we stand with an epoch."""
+
+        def job(tx: Tx) -> Standing:
+            log = tx.logs.get(key, epoch)
+            term = tx.terms.get(log.id) if log is not None else None
+            return Standing(log, term.number if term is not None else 0, newest_open(tx, key))
+
+        return await self._store.read(job)
 
     async def append(
-        self, key: AgentKey, audit_key: bytes, epoch: int, first_seq: int, leaves: Sequence[bytes]
+        self,
+        key: AgentKey,
+        audit_key: bytes,
+        epoch: int,
+        first_seq: int,
+        leaves: Sequence[bytes],
+        *,
+        term: int = 0,
     ) -> int:
         """Store leaves [first_seq, ...); returns the stored size. Idempotent.
 
-        Raises: TooMuch (batch), Invalid (leaf, prev, seq), BeyondEnd (gap), Exists (conflict:
-        another leaf is stored there; the one received is kept as evidence).
+        `term`: of the process that wrote them. Raises: TooMuch (batch), Invalid (leaf, prev, seq),
+        BeyondEnd (gap), Exists (conflict: another leaf is stored there; the one received is kept
+        as evidence), Fenced (another term holds the log), Precondition ("epoch_not_open").
         """
         if len(leaves) > MAX_BATCH_LEAVES or sum(map(len, leaves)) > MAX_BATCH_BYTES:
             raise TooMuch(
@@ -60,7 +91,10 @@ class Receiver:
         )
 
         def job(tx: Tx) -> int | CoordinatorError:
+            check_epoch(tx, key, epoch)
             log = tx.logs.get(key, epoch)
+            if log is not None:
+                self._fence.check(tx, log, term)
             if first_seq > (log.size if log is not None else 0):
                 raise BeyondEnd(
                     f"first_seq: {first_seq} where at most {log.size if log else 0} leaves are "
@@ -71,6 +105,8 @@ class Receiver:
                 return log.size if log is not None else 0
             log = log or tx.logs.create(key, epoch, audit_key)
             conflict = self._conflict(tx, log, checked)
+            if conflict is None:
+                check_link(tx, log, [item.leaf for item in checked])
             return conflict or _extend(tx, log, checked)
 
         outcome = await self._store.write(job)

@@ -6,16 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from exclave_coordinator.audit.epochs import check_epoch
 from exclave_coordinator.errors import Precondition
 from exclave_coordinator.ports import Evidence, Log, Tx
 from exclave_coordinator.witness_ports import OutsideLog
-from exclave_protocol.checkpoint import Checkpoint
+from exclave_protocol.checkpoint import Checkpoint, agent_log_key
 from exclave_protocol.errors import ProofError
 from exclave_protocol.note import VerifyKey
+from exclave_protocol.term import TermCertificate
 from exclave_protocol.tree import EMPTY_ROOT, Frontier, verify_consistency
 
 PROOF = "proof"
 """The kind of a contradiction that is the submitter's, perhaps not the log's."""
+TERM = "term"
+"""The kind of evidence that is signed by a process which does not hold the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +27,10 @@ class Contradiction:
     """Why a checkpoint that its log signed cannot be cosigned."""
 
     kind: str
-    """"root", "proof" or "fork"."""
+    """"root", "proof", "fork" or "term"."""
     detail: str
+    other: bytes = b""
+    """Of a term: the head of the one that holds the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,8 @@ class Submitted:
     note: bytes
     """Text and the log's own signatures: lines of others would be anybody's words."""
     proof: tuple[bytes, ...]
+    certificate: TermCertificate | None = None
+    """Of the term in which an agent signed it."""
 
 
 class Subject(Protocol):
@@ -73,11 +81,11 @@ class Subject(Protocol):
         ...
 
     def judge(self, tx: Tx, new: Submitted) -> Contradiction | Subject:
-        """What contradicts the checkpoint, or the log as it is known with it."""
+        """What contradicts the checkpoint, or the log as it is known with it. Raises: Fenced."""
         ...
 
     def current(self, tx: Tx) -> Subject:
-        """The same log as it is stored now."""
+        """The same log as it is stored now. Raises: Fenced (a later epoch has begun)."""
         ...
 
     def persist(self, tx: Tx, note: bytes, cosigned_at: int) -> None:
@@ -100,7 +108,7 @@ class AgentSubject:
     @property
     def keys(self) -> Sequence[VerifyKey]:
         """The key registered for this epoch."""
-        return (VerifyKey(self.origin, self.log.audit_key),)
+        return (agent_log_key(self.origin, self.log.audit_key),)
 
     @property
     def size(self) -> int:
@@ -128,7 +136,13 @@ class AgentSubject:
 
     def judge(self, tx: Tx, new: Submitted) -> Contradiction | Subject:
         """Recompute the root from the leaves since the last checkpoint; check the proof with it."""
+        check_epoch(tx, self.log.key, self.log.epoch)
         size, checkpoint = self.size, new.checkpoint
+        term = tx.terms.get(self.log.id)
+        if term is not None and (new.certificate is None or new.certificate.public != term.public):
+            return Contradiction(
+                TERM, f"not signed in term {term.number}, which holds this log", term.note
+            )
         frontier = Frontier.from_peaks(size, self.log.peaks)
         old_root = frontier.root()
         frontier.extend(tx.logs.hashes(self.log.id, size, checkpoint.size))
@@ -145,6 +159,8 @@ class AgentSubject:
 
     def current(self, tx: Tx) -> Subject:
         """See `Subject.current`."""
+        # What was cosigned last is what the next epoch links: nothing comes after that.
+        check_epoch(tx, self.log.key, self.log.epoch)
         log = tx.logs.get(self.log.key, self.log.epoch)
         assert log is not None, "logs are never deleted"
         return replace(self, log=log)
@@ -156,10 +172,12 @@ class AgentSubject:
     def keep(self, tx: Tx, new: Submitted, found: Contradiction, at: int) -> None:
         """See `Subject.keep`."""
         log = self.log
-        evidence = Evidence(
-            log.key, log.epoch, new.checkpoint.size, found.kind, at, found.detail, new.note
-        )
-        tx.logs.insert_evidence(evidence)
+        for note in (new.note, found.other):
+            if note:
+                evidence = Evidence(
+                    log.key, log.epoch, new.checkpoint.size, found.kind, at, found.detail, note
+                )
+                tx.logs.insert_evidence(evidence)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from exclave_coordinator.audit.cosigned import CosignedLog
 from exclave_coordinator.audit.subjects import (
     PROOF,
+    TERM,
     AgentSubject,
     Contradiction,
     OutsideSubject,
@@ -18,6 +19,7 @@ from exclave_coordinator.audit.subjects import (
 )
 from exclave_coordinator.errors import (
     Denied,
+    Fenced,
     Inconsistent,
     Invalid,
     NotFound,
@@ -84,7 +86,7 @@ class Witness:
         """Verify a checkpoint that the agent itself hands in; returns our cosignature line.
 
         Raises: Invalid (note, proof unreadable), Denied (signature, origin), Stale (old_size),
-        Precondition (leaves_missing), Inconsistent (kept as evidence).
+        Precondition (leaves_missing), Fenced and Inconsistent (kept as evidence).
         """
         log = await self._store.read(lambda tx: tx.logs.get(key, epoch))
         if log is None:
@@ -140,7 +142,12 @@ class Witness:
         if isinstance(judged, Contradiction):
             if judged.kind == PROOF and not by_its_log:
                 raise Inconsistent(f"checkpoint: {judged.detail}")
+            if judged.kind == TERM and not by_its_log:
+                # Anybody may have kept a head of a former term.
+                raise Denied(f"checkpoint: {judged.detail}", code="signature")
             await self._keep(subject, new, judged, now)
+            if judged.kind == TERM:
+                raise Fenced(f"checkpoint: {judged.detail}; kept as evidence", note=judged.other)
             raise Inconsistent(f"checkpoint: {judged.detail}; kept as evidence")
         if _is_repeated(subject, new) and 0 <= now - subject.cosigned_at < FRESH_SECONDS:
             return cosign(new.text, self._key, subject.cosigned_at)
@@ -191,7 +198,8 @@ def _open(subject: Subject, request: AddCheckpoint) -> Submitted:
             "checkpoint: not signed by a key registered for this log", code="signature"
         ) from error
     note = text.encode() + b"\n" + b"".join(item.line() for item in opened.verified)
-    return Submitted(checkpoint, text, note, request.proof)
+    found = [item.certificate for item in opened.verified if item.certificate is not None]
+    return Submitted(checkpoint, text, note, request.proof, found[0] if found else None)
 
 
 def _is_repeated(subject: Subject, new: Submitted) -> bool:

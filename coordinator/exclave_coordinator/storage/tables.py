@@ -17,7 +17,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised with every step in `migrations`; a database of a higher version is refused."""
 
 metadata = MetaData()
@@ -150,6 +150,27 @@ leaves = Table(
     Column("hash", LargeBinary, nullable=False),
     Column("time_ns", BigInteger, nullable=False),
     Column("data", LargeBinary, nullable=False),
+)
+
+terms = Table(
+    "terms",
+    metadata,
+    Column("log_id", ForeignKey("logs.id"), primary_key=True),
+    Column("term", BigInteger, nullable=False),
+    Column("public", LargeBinary, nullable=False),
+    Column("commitment", LargeBinary, nullable=False),
+    Column("note", LargeBinary, nullable=False),
+    Column("begun", BigInteger, nullable=False),
+)
+
+epochs_opened = Table(
+    "epochs_opened",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("agent", String(63), primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    ForeignKeyConstraint(["tenant", "agent"], ["agents.tenant", "agents.name"]),
 )
 
 evidence = Table(

@@ -88,6 +88,27 @@ def ban(session: Session, tenant: str, name: str, reason: str, yes: bool, as_jso
     _done(value, as_json)
 
 
+@agent.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.option("--reason", required=True, help="For the operators' log.")
+@output.as_json
+@pass_session
+def reopen(session: Session, tenant: str, name: str, reason: str, as_json: bool) -> None:
+    """Let an agent begin the next epoch of its log. Needs role admin.
+
+    For a log that cannot go on: the disk is lost, the home was copied, or put back from a backup.
+    The epoch before ends where it was cosigned last, for good. Then, at the agent's machine:
+    `exclave-agent audit recover`.
+    """
+    with session.connect() as client:
+        epoch = client.reopen_log(tenant, name, reason)
+    if as_json:
+        output.emit({"tenant": tenant, "name": name, "epoch": epoch})
+        return
+    click.echo(f"{tenant}/{name} may begin epoch {epoch}: run `exclave-agent audit recover` there")
+
+
 def _done(value: dict[str, Any], as_json: bool) -> None:
     if as_json:
         output.emit(value)

@@ -113,6 +113,12 @@ class AgentRequest(_message.Message):
     reason: str
     def __init__(self, tenant: _Optional[str] = ..., agent: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class ReopenLogResponse(_message.Message):
+    __slots__ = ("epoch",)
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    def __init__(self, epoch: _Optional[int] = ...) -> None: ...
+
 class Agent(_message.Message):
     __slots__ = ("tenant", "name", "state", "connected", "last_seen", "desired_generation", "observed", "counts", "version", "audit_size", "witnessed_size")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):

@@ -74,6 +74,11 @@ class AdminStub:
                 request_serializer=exclave_dot_v1_dot_admin__pb2.AgentRequest.SerializeToString,
                 response_deserializer=exclave_dot_v1_dot_admin__pb2.Agent.FromString,
                 _registered_method=True)
+        self.ReopenLog = channel.unary_unary(
+                '/exclave.v1.Admin/ReopenLog',
+                request_serializer=exclave_dot_v1_dot_admin__pb2.AgentRequest.SerializeToString,
+                response_deserializer=exclave_dot_v1_dot_admin__pb2.ReopenLogResponse.FromString,
+                _registered_method=True)
         self.IssueOperator = channel.unary_unary(
                 '/exclave.v1.Admin/IssueOperator',
                 request_serializer=exclave_dot_v1_dot_admin__pb2.IssueOperatorRequest.SerializeToString,
@@ -184,6 +189,14 @@ class AdminServicer:
 
     def BanAgent(self, request, context):
         """Ends the stream; no certificate will be issued again. Fails: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReopenLog(self, request, context):
+        """Let an agent begin the next epoch of its log, because the present one cannot go on: its disk
+        is lost, or it was copied. Fails: NOT_FOUND, FAILED_PRECONDITION (no_epoch: it has none yet).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -318,6 +331,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.BanAgent,
                     request_deserializer=exclave_dot_v1_dot_admin__pb2.AgentRequest.FromString,
                     response_serializer=exclave_dot_v1_dot_admin__pb2.Agent.SerializeToString,
+            ),
+            'ReopenLog': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReopenLog,
+                    request_deserializer=exclave_dot_v1_dot_admin__pb2.AgentRequest.FromString,
+                    response_serializer=exclave_dot_v1_dot_admin__pb2.ReopenLogResponse.SerializeToString,
             ),
             'IssueOperator': grpc.unary_unary_rpc_method_handler(
                     servicer.IssueOperator,
@@ -591,6 +609,33 @@ class Admin:
             '/exclave.v1.Admin/BanAgent',
             exclave_dot_v1_dot_admin__pb2.AgentRequest.SerializeToString,
             exclave_dot_v1_dot_admin__pb2.Agent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReopenLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/exclave.v1.Admin/ReopenLog',
+            exclave_dot_v1_dot_admin__pb2.AgentRequest.SerializeToString,
+            exclave_dot_v1_dot_admin__pb2.ReopenLogResponse.FromString,
             options,
             channel_credentials,
             insecure,

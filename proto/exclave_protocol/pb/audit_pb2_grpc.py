@@ -39,6 +39,11 @@ class AuditStub:
                 request_serializer=exclave_dot_v1_dot_audit__pb2.HeadRequest.SerializeToString,
                 response_deserializer=exclave_dot_v1_dot_audit__pb2.HeadResponse.FromString,
                 _registered_method=True)
+        self.BeginTerm = channel.unary_unary(
+                '/exclave.v1.Audit/BeginTerm',
+                request_serializer=exclave_dot_v1_dot_audit__pb2.BeginTermRequest.SerializeToString,
+                response_deserializer=exclave_dot_v1_dot_audit__pb2.BeginTermResponse.FromString,
+                _registered_method=True)
         self.Append = channel.unary_unary(
                 '/exclave.v1.Audit/Append',
                 request_serializer=exclave_dot_v1_dot_audit__pb2.AppendRequest.SerializeToString,
@@ -61,13 +66,26 @@ class AuditServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BeginTerm(self, request, context):
+        """Begin a term: from now on this process alone writes the agent's log. It shows that it follows
+        the process before it (a nonce, told once) and that its log extends the cosigned head.
+        Idempotent for one term and key.
+        Fails: FAILED_PRECONDITION (fenced: another process holds the log, whose signed head is in
+        details `exclave-evidence-bin`; epoch_not_open; log_of_another_key), ABORTED with the
+        witness's size in `witness-size-bin` (old_size stale), DATA_LOSS (inconsistent: kept as
+        evidence), INVALID_ARGUMENT, PERMISSION_DENIED (not signed in a term of this agent's log).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Append(self, request, context):
         """Store leaves [first_seq, first_seq+len). Already stored, identical leaves are
         accepted again (idempotent).
         Fails: INVALID_ARGUMENT (leaf too long, not canonical, wrong prev or seq),
         OUT_OF_RANGE (gap: first_seq beyond the stored size), ALREADY_EXISTS (a different
         leaf is stored at a seq: kept as evidence), RESOURCE_EXHAUSTED (batch over 1,024
-        leaves or 2 MiB).
+        leaves or 2 MiB), FAILED_PRECONDITION (fenced, epoch_not_open: as BeginTerm).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,7 +96,8 @@ class AuditServicer:
         consistency proof from `old_size`, check its root against the stored leaves,
         persist, then cosign.
         Fails: ABORTED with the witness's size in details `witness-size-bin`
-        (old_size stale), FAILED_PRECONDITION (leaves missing; upload first),
+        (old_size stale), FAILED_PRECONDITION (leaves missing: upload first; or fenced: not
+        signed in the term that holds the log, and kept as evidence),
         DATA_LOSS (inconsistent: kept as evidence), INVALID_ARGUMENT (note unreadable),
         PERMISSION_DENIED (signature or origin not this agent's).
         """
@@ -93,6 +112,11 @@ def add_AuditServicer_to_server(servicer, server):
                     servicer.Head,
                     request_deserializer=exclave_dot_v1_dot_audit__pb2.HeadRequest.FromString,
                     response_serializer=exclave_dot_v1_dot_audit__pb2.HeadResponse.SerializeToString,
+            ),
+            'BeginTerm': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginTerm,
+                    request_deserializer=exclave_dot_v1_dot_audit__pb2.BeginTermRequest.FromString,
+                    response_serializer=exclave_dot_v1_dot_audit__pb2.BeginTermResponse.SerializeToString,
             ),
             'Append': grpc.unary_unary_rpc_method_handler(
                     servicer.Append,
@@ -132,6 +156,33 @@ class Audit:
             '/exclave.v1.Audit/Head',
             exclave_dot_v1_dot_audit__pb2.HeadRequest.SerializeToString,
             exclave_dot_v1_dot_audit__pb2.HeadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginTerm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/exclave.v1.Audit/BeginTerm',
+            exclave_dot_v1_dot_audit__pb2.BeginTermRequest.SerializeToString,
+            exclave_dot_v1_dot_audit__pb2.BeginTermResponse.FromString,
             options,
             channel_credentials,
             insecure,

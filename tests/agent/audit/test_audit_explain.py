@@ -42,7 +42,7 @@ async def recorded(path: Path) -> None:
 
 
 def lines(path: Path, decision: str, *, full: bool = False) -> list[str]:
-    return list(read_log(path, 1, lambda log: explain(log, decision, full=full)).lines())
+    return list(read_log(path, lambda log: explain(log, decision, full=full)).lines())
 
 
 async def test_a_decision_explains_itself(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ async def test_what_was_erased_is_explained_by_the_ids_of_rules(tmp_path: Path) 
     execute(vault(tmp_path), "DELETE FROM subject")
     told = lines(tmp_path, "d1")
     assert any("rules that matched: day (what made them match is erased" in line for line in told)
-    again = read_log(tmp_path, 1, lambda log: replay(compiled(*RULES), past(log, 10)))
+    again = read_log(tmp_path, lambda log: replay(compiled(*RULES), past(log, 10)))
     assert (again.total, again.not_kept) == (3, 3)
 
 
@@ -102,7 +102,7 @@ async def test_a_replay_counts_what_would_change(
     tmp_path: Path, rules: tuple[dict[str, Any], ...], counts: dict[str, Any]
 ) -> None:
     await recorded(tmp_path)
-    found = read_log(tmp_path, 1, lambda log: replay(compiled(*rules), past(log, 10)))
+    found = read_log(tmp_path, lambda log: replay(compiled(*rules), past(log, 10)))
     assert found.total == 3
     assert found.same == counts.get("same", 0)
     assert dict(found.now_allowed) == counts.get("now_allowed", {})
@@ -113,7 +113,7 @@ async def test_a_replay_counts_what_would_change(
 
 async def test_only_the_newest_are_replayed(tmp_path: Path) -> None:
     await recorded(tmp_path)
-    found = read_log(tmp_path, 1, lambda log: replay(compiled(allow("new")), past(log, 1)))
+    found = read_log(tmp_path, lambda log: replay(compiled(allow("new")), past(log, 1)))
     assert (found.total, dict(found.now_allowed)) == (1, {("health", "new"): 1})
 
 
@@ -167,7 +167,7 @@ async def test_what_guards_found_is_told(tmp_path: Path) -> None:
     assert "the input: validator input failed: pattern: pattern 1 of must_not is in it" in refused
     assert "secret" not in "".join(refused)
     # What a guard refused, the policy had allowed: a replay must not count it as denied.
-    assert [each.allowed for each in read_log(tmp_path, 1, lambda log: list(past(log, 9)))] == [
+    assert [each.allowed for each in read_log(tmp_path, lambda log: list(past(log, 9)))] == [
         True,
         True,
     ]

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from exclave_agent.audit import verify
-from exclave_agent.audit.boot import Boot, record_boot
 from exclave_agent.audit.checkpoint import Checkpointer
 from exclave_agent.audit.store import LogReader, StoredLeaf
 from exclave_agent.audit.verify import LogState, verify_log
@@ -20,12 +19,6 @@ from exclave_protocol.leaf import decode_leaf, encode_leaf
 from exclave_protocol.tree import leaf_hash, root
 from exclave_testing.audit import ORIGIN, signing_key
 from exclave_testing.homes import KEY, Home, execute, intent, result, state
-
-
-async def boot(home: Home) -> Boot:
-    return await record_boot(
-        home.log, agent="spiffe://t", vkey=KEY.vkey, version="1", boot_id="b", runtimes=["llama"]
-    )
 
 
 async def fill(path: Path, leaves: int, *, signed: bool = False) -> None:
@@ -41,7 +34,7 @@ async def reopen(path: Path) -> int:
 
 
 def audit(path: Path) -> LogState:
-    return read_log(path, 1, lambda r: verify_log(r, origin=ORIGIN, epoch=1, key=KEY))
+    return read_log(path, lambda r: verify_log(r, origin=ORIGIN, epoch=1, key=KEY))
 
 
 def alter(path: Path, seq: int) -> None:
@@ -56,13 +49,11 @@ def alter(path: Path, seq: int) -> None:
 
 async def test_a_first_start_is_born_and_boots(tmp_path: Path) -> None:
     async with Home(tmp_path) as home:
-        first = await boot(home)
+        first = await home.boot()
         assert (first.closed, first.seq) == ((), 1)
     async with Home(tmp_path) as home:
-        assert (await boot(home)).seq == 2
-    types = [
-        decode_leaf(data).type for data in read_log(tmp_path, 1, lambda r: r.leaves(0, 9, 9999))
-    ]
+        assert (await home.boot()).seq == 2
+    types = [decode_leaf(data).type for data in read_log(tmp_path, lambda r: r.leaves(0, 9, 9999))]
     assert types == ["GENESIS", "BOOT", "BOOT"]
 
 
@@ -72,11 +63,11 @@ async def test_dangling_intents_are_closed_once_as_unknown(tmp_path: Path) -> No
         await home.log.append(result("done", done.seq))
         await home.log.append(intent("open"))
     async with Home(tmp_path) as home:
-        assert (await boot(home)).closed == ("open",)
+        assert (await home.boot()).closed == ("open",)
     async with Home(tmp_path) as home:
-        assert (await boot(home)).closed == ()
-    seqs = read_log(tmp_path, 1, lambda r: r.by_decision("open"))
-    last = read_log(tmp_path, 1, lambda r: r.leaf(seqs[-1]))
+        assert (await home.boot()).closed == ()
+    seqs = read_log(tmp_path, lambda r: r.by_decision("open"))
+    last = read_log(tmp_path, lambda r: r.leaf(seqs[-1]))
     assert last is not None
     body = decode_leaf(last.data).body
     assert (body["outcome"], body["intent"]) == ("unknown", str(seqs[0]))
@@ -90,7 +81,7 @@ async def test_a_crash_while_closing_loose_ends_finds_them_again(tmp_path: Path)
         assert set(home.database.dangling) == {"one", "two"}
         await home.log.append(result("one", home.database.dangling["one"]))
     async with Home(tmp_path) as home:
-        assert (await boot(home)).closed == ("two",)
+        assert (await home.boot()).closed == ("two",)
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -171,13 +162,13 @@ async def test_a_boot_of_a_long_log_reads_its_tail_and_trusts_the_signed_tree(
 ) -> None:
     monkeypatch.setattr(verify, "BOOT_SCAN", 256)
     async with Home(tmp_path) as home:
-        await boot(home)
+        await home.boot()
         await asyncio.gather(*(home.log.append(intent(f"d{n}")) for n in range(1000)))
         await asyncio.gather(*(home.log.append(result(f"d{n}", n)) for n in range(1000)))
         await home.database.note_quiet()
         await Checkpointer(home.database, signing_key()).sign()
         await asyncio.gather(*(home.log.append(intent(f"e{n}")) for n in range(100)))
-        await boot(home)
+        await home.boot()
         before = await home.database.head()
     read: list[int] = []
     original = verify._check

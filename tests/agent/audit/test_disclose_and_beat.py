@@ -60,14 +60,14 @@ async def test_a_field_that_is_not_there_is_named_by_what_is(tmp_path: Path) -> 
     async with Home(tmp_path) as home:
         place = await home.log.append(intent("d"))
     with pytest.raises(BadRequest, match="it has: prompt"):
-        read_log(tmp_path, 1, lambda r: disclose(r, place.seq, "output"))
+        read_log(tmp_path, lambda r: disclose(r, place.seq, "output"))
 
 
 async def test_a_lost_value_is_shown_as_closed(tmp_path: Path) -> None:
     async with Home(tmp_path) as home:
         place = await home.log.append(intent("d"))
     execute(vault(tmp_path), "DELETE FROM subject")
-    shown = read_log(tmp_path, 1, lambda r: show(r, place.seq))
+    shown = read_log(tmp_path, lambda r: show(r, place.seq))
     assert shown.fields == {}
     assert shown.closed == shown.leaf.sd
 
@@ -77,7 +77,7 @@ async def test_an_altered_record_is_not_shown(tmp_path: Path) -> None:
         place = await home.log.append(intent("d"))
     execute(state(tmp_path), "UPDATE leaf SET hash = zeroblob(32) WHERE decision = 'd'")
     with pytest.raises(StorageError, match=f"leaf {place.seq} "):
-        read_log(tmp_path, 1, lambda r: show(r, place.seq))
+        read_log(tmp_path, lambda r: show(r, place.seq))
 
 
 async def test_the_heart_beats_and_survives_a_full_disk(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ async def test_the_heart_beats_and_survives_a_full_disk(tmp_path: Path) -> None:
         size = home.log.size
         await clock.advance(60)
         await clock.until_sleepers(1)
-        assert home.log.size in (size, size + 1)  # a small leaf may still fit a page
+        assert home.log.size in range(size, size + 3)  # small leaves may still fit a page
         await home.storage.writer.run(lambda c: c.execute("PRAGMA max_page_count = 1000000"))
         assert connection.in_transaction is False
         await clock.advance(60)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from exclave_agent.audit.checkpoint import Checkpointer
+from exclave_agent.audit.epoch import Frost
 from exclave_agent.audit.store import LogReader, StoredCheckpoint
 from exclave_agent.audit.upload import INTERVAL, PAUSE, Uploader
 from exclave_agent.errors import AuditDiverged, LinkError, StorageError
@@ -32,6 +34,8 @@ class Setup:
     clock: FakeClock
     sink: FakeAuditSink
     uploader: Uploader
+    frozen: list[str] = field(default_factory=list)
+    """Codes for which the log was frozen."""
 
     async def add(self, count: int) -> None:
         await asyncio.gather(*(self.home.log.append(intent(f"d{n}")) for n in range(count)))
@@ -49,14 +53,21 @@ class Setup:
 
         return await self.home.database.read(newest)
 
-    def another(self) -> Uploader:
+    async def another(self) -> Uploader:
         """As after a restart."""
+        terms = self.home.terms()
+        await terms.begin()
+
+        async def freeze(found: Frost) -> None:
+            self.frozen.append(found.code)
+
         return Uploader(
             self.home.log,
-            Checkpointer(self.home.database, signing_key()),
+            Checkpointer(self.home.database, terms),
             self.sink,
-            key=KEY,
+            terms=terms,
             witness=WITNESS.verify_key,
+            freeze=freeze,
             clock=self.clock,
             rng=self.home.rng,
         )
@@ -91,7 +102,7 @@ async def setup(tmp_path: Path) -> AsyncIterator[Setup]:
     async with Home(tmp_path) as home:
         assert isinstance(home.clock, FakeClock)
         made = Setup(home, home.clock, FakeAuditSink(KEY), None)  # type: ignore[arg-type]  # next line
-        made.uploader = made.another()
+        made.uploader = await made.another()
         yield made
 
 
@@ -103,7 +114,7 @@ async def test_everything_arrives_and_is_cosigned(setup: Setup) -> None:
     assert stored is not None
     assert stored.size == 2501
     opened = open_note(stored.note, [KEY, WITNESS.verify_key])
-    assert len(opened.verified) == 2
+    assert len(opened.verified) == 3
     assert open_checkpoint(stored.note, KEY).root == setup.sink.tree.root()
     assert setup.uploader.status.witnessed == 2501
 
@@ -122,8 +133,8 @@ async def test_a_restart_goes_on_where_the_coordinator_stands(setup: Setup) -> N
     await setup.uploader.once()
     await setup.add(5)
     setup.sink.calls.clear()
-    await setup.another().once()
-    assert setup.sink.calls == ["head", "append", "witness"]
+    await (await setup.another()).once()
+    assert setup.sink.calls == ["head", "begin_term", "append", "witness"]
     assert setup.sink.leaves == await setup.leaves()
 
 
@@ -132,7 +143,16 @@ async def test_a_lost_answer_is_made_good(setup: Setup) -> None:
     await setup.add(5)
     await setup.uploader.once()
     await setup.add(5)
-    await setup.another().once()  # the state of the first uploader is now behind
+    original = setup.sink.witness
+
+    async def lost(*asked: Any) -> bytes:
+        await original(*asked)
+        raise LinkError("the connection broke", code="unreachable")
+
+    setup.sink.witness = lost  # type: ignore[method-assign]  # the answer never comes
+    with pytest.raises(LinkError):
+        await setup.uploader.once()
+    setup.sink.witness = original  # type: ignore[method-assign]  # and now it does
     await setup.add(1)
     with pytest.raises(LinkError) as refused:
         await setup.uploader.once()
@@ -178,10 +198,10 @@ async def test_leaves_that_come_in_during_the_signature_are_uploaded_first(setup
     await setup.add(2)
     original = setup.sink.append
 
-    async def slow(epoch: int, first_seq: int, leaves: object) -> int:
+    async def slow(epoch: int, first_seq: int, leaves: Sequence[bytes], *, term: int) -> int:
         if first_seq == 0:
             await setup.home.log.append(intent("meanwhile"))
-        return await original(epoch, first_seq, leaves)  # type: ignore[arg-type]  # as given
+        return await original(epoch, first_seq, leaves, term=term)
 
     setup.sink.append = slow  # type: ignore[method-assign]  # the coordinator is slow
     await setup.uploader.once()
@@ -238,7 +258,7 @@ async def test_a_checkpoint_that_we_never_signed(setup: Setup) -> None:
 
 async def test_a_checkpoint_that_the_witness_never_cosigned(setup: Setup) -> None:
     honest = await honest_head(setup, 1)
-    text, (ours, _) = split_note(honest.checkpoint)
+    text, (ours, *_) = split_note(honest.checkpoint)
     setup.sink.head_lie = AuditHead(1, 1, text.encode() + b"\n" + ours.line())
     assert (await caught(setup)).code == "head_foreign"
 
@@ -259,7 +279,7 @@ async def test_a_coordinator_that_forgot_is_on_record_and_gets_the_rest_again(
     await setup.uploader.once()
     honest = await honest_head(setup, kept) if kept else AuditHead(0, 0, b"")
     setup.sink.restore(kept, honest)
-    setup.uploader = setup.another()
+    setup.uploader = await setup.another()
     async with setup.running():
         await setup.until(lambda: setup.sink.witnessed_size == setup.home.log.size)
         assert await setup.incidents() == ["head_rolled_back"]

@@ -142,14 +142,14 @@ async def test_a_home_belongs_to_one_log(tmp_path: Path) -> None:
 async def test_the_log_can_be_read_beside_a_running_agent(tmp_path: Path) -> None:
     async with Home(tmp_path) as home:
         place = await home.log.append(intent("d1"))
-        assert read_log(tmp_path, 1, lambda reader: reader.size()) == place.seq + 1
-        (encoded,) = read_log(tmp_path, 1, lambda reader: reader.private(place.seq))
+        assert read_log(tmp_path, lambda reader: reader.size()) == place.seq + 1
+        (encoded,) = read_log(tmp_path, lambda reader: reader.private(place.seq))
         assert encoded
 
 
 def test_reading_a_home_that_is_none_makes_nothing(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"no state\.db"):
-        read_log(tmp_path, 1, lambda reader: reader.size())
+        read_log(tmp_path, lambda reader: reader.size())
     assert not list(tmp_path.iterdir())
 
 

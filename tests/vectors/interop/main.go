@@ -41,7 +41,7 @@ func hashes(texts []string) []tlog.Hash {
 
 func checkNotes() {
 	var vector struct {
-		Vkey     string `json:"log_vkey"`
+		Vkey     string `json:"term_vkey"`
 		Signed   string `json:"signed"`
 		Cosigned string `json:"cosigned"`
 		Text     string `json:"text"`

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from exclave_coordinator.storage.migrations.v2_witness import add_witness_tables
+from exclave_coordinator.storage.migrations.v3_terms import add_terms
 
 if TYPE_CHECKING:
     from alembic.operations import Operations
@@ -38,4 +39,5 @@ class Migration:
 
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     Migration(2, "adds the witness's log, outside logs and their cosignatures", add_witness_tables),
+    Migration(3, "adds the terms of agents' logs and the epochs that were opened", add_terms),
 )
