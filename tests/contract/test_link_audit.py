@@ -138,7 +138,7 @@ def claim(world: World, key: TermKey, *nonces: bytes, size: int = 3, old: int = 
     note = sign(Checkpoint(ORIGIN, size, tree.root(size)).text(), [key])
     proof = consistency_proof(old, size, tree.node) if old else []
     number = key.certificate.term
-    return TermClaim(1, number, note, old, proof, commitment(bytes([number] * 32)), nonces, b"")
+    return TermClaim(1, note, old, proof, commitment(bytes([number] * 32)), nonces, b"")
 
 
 async def test_terms_follow_each_other(world: World) -> None:

@@ -12,7 +12,6 @@ import grpc
 from exclave_agent.errors import AuditDiverged, IdentityError, LinkError
 from exclave_agent.identity.transport import EnrollQuery, Issued, RecoverQuery
 from exclave_agent.ports import TermClaim
-from exclave_protocol.checkpoint import open_signed
 from exclave_protocol.pb import (
     artifact_pb2,
     artifact_pb2_grpc,
@@ -222,10 +221,8 @@ class _Audit(audit_pb2_grpc.AuditServicer):
         )
 
     async def BeginTerm(self, request: Any, context: Any) -> Any:
-        opened = open_signed(request.head, self._sink.agent)
         claim = TermClaim(
             request.epoch,
-            opened.certificate.term if opened.certificate is not None else 0,
             request.head,
             request.old_size,
             list(request.consistency_proof),

@@ -7,6 +7,7 @@ disk is what fencing needs: the nonce that shows the coordinator, once, who held
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,10 +17,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from exclave_agent.errors import StorageError
 from exclave_agent.ports import Rng, StateStore
 from exclave_protocol.checkpoint import agent_log_key
-from exclave_protocol.note import Signature, TermKey, VerifyKey
+from exclave_protocol.note import Signature, TermKey, VerifyKey, split_note
 from exclave_protocol.term import NONCE_SIZE, TermCertificate, certify, commitment
 from exclave_protocol.wire import MAX_NONCES
 
+_NUMBER = re.compile(r"[1-9][0-9]{0,15}")
 MAX_KNOWN: Final = 512
 """Terms of ours that are told from a copy's."""
 
@@ -47,6 +49,7 @@ class Terms:
         self._state = state
         self._log_private = log_private
         self._rng = rng
+        self._epoch = epoch
         self._place = f"audit.term.{epoch}"
         self._kept = Kept()
         self._key: TermKey | None = None
@@ -109,6 +112,16 @@ class Terms:
         if self._kept.known and certificate.term < self._kept.known[0][0]:
             return True  # too old to tell: nothing is concluded from it
         return (certificate.term, certificate.public) in self._kept.known
+
+    def key_of(self, note: bytes) -> VerifyKey:
+        """What verifies a checkpoint of this log or of a later epoch of it; nothing is verified
+        yet. Raises: NoteError."""
+        origin = split_note(note)[0].partition("\n")[0]
+        stem = self.name.removesuffix(str(self._epoch))
+        later = origin.removeprefix(stem)
+        if origin.startswith(stem) and _NUMBER.fullmatch(later) and int(later) > self._epoch:
+            return replace(self.log_key, name=origin)
+        return self.log_key
 
     async def _load(self) -> None:
         data = await self._state.get(self._place)

@@ -161,6 +161,19 @@ class Uploader:
         await self._note(error)
         if await self._proves(error.note):
             await self._freeze(Frost(error.code, error.message))
+            await self._hand_in()
+
+    async def _hand_in(self) -> None:
+        """Have our own head kept beside the other one: together they show that there were two."""
+        try:
+            signed = await self._checkpointer.sign()
+            old = self._status.witnessed
+            # Without a nonce it begins nothing: it is refused, and kept.
+            await self._sink.begin_term(
+                TermClaim(self._store.epoch, signed.note, old, (), bytes(32), (), b"")
+            )
+        except (LinkError, StorageError) as error:
+            log.info("our head was handed in as evidence (%s)", error.code)
 
     async def _proves(self, note: bytes) -> bool:
         """Whether our own signature is under a head that is not of this home's log: the word of a
@@ -168,9 +181,12 @@ class Uploader:
         if not note:
             return False
         try:
-            opened = open_signed(note, self._key)
+            key = self._terms.key_of(note)
+            opened = open_signed(note, key)
         except ProtocolError:
             return False
+        if key != self._key:
+            return True  # a later epoch, which this home did not begin
         if opened.certificate is None or not self._terms.made(opened.certificate):
             return True
         ours, claimed = await self._store.head(), opened.checkpoint
@@ -284,9 +300,7 @@ class Uploader:
         proof = await self._prove(old, signed)
         number = self._terms.number
         commitment, nonces, token = await self._terms.claim()
-        claim = TermClaim(
-            self._store.epoch, number, signed.note, old, proof, commitment, nonces, token
-        )
+        claim = TermClaim(self._store.epoch, signed.note, old, proof, commitment, nonces, token)
         try:
             given = await self._sink.begin_term(claim)
         except AuditDiverged:

@@ -243,8 +243,8 @@ class TermClaim:
     """What a process tells that wants to write the log (audit.proto: BeginTermRequest)."""
 
     epoch: int
-    term: int
     note: bytes
+    """The head, signed in the new term, which it certifies."""
     old_size: int
     proof: Sequence[bytes]
     commitment: bytes

@@ -328,3 +328,27 @@ async def test_a_checkpoint_of_a_former_term_still_verifies(
     async with booted(tmp_path, sink, 2) as process:
         await process.uploader.once()
         assert open_checkpoint(old, KEY).size < open_checkpoint(sink.notes[-1], KEY).size
+
+
+async def test_whoever_is_stopped_hands_its_own_head_in(
+    tmp_path: Path, sink: FakeAuditSink
+) -> None:
+    home = tmp_path / "home"
+    async with booted(home, sink, 1) as process:
+        await process.uploader.once()
+        backup = copy(home, "backup")
+        await process.home.log.append(intent("later"))
+        await process.uploader.once()
+    handed: list[bytes] = []
+    original = sink.begin_term
+
+    async def keeps(claim: Any) -> bytes:
+        handed.append(claim.note)
+        return await original(claim)
+
+    sink.begin_term = keeps  # type: ignore[method-assign]  # the evidence that it would keep
+    async with booted(backup, sink, 2) as process:
+        await process.caught()
+        (note,) = handed
+        assert open_signed(note, KEY).certificate == process.terms.key.certificate
+        assert open_checkpoint(note, KEY).size == process.home.log.size
