@@ -91,7 +91,8 @@ async def test_the_tail_is_cut_off_below_the_signed_head(pair: Pair, size: int) 
 async def test_a_record_is_edited_under_its_old_hash(pair: Pair, seq: int) -> None:
     await pair.honest(SIZE)
     data, digest = leaf_at(pair.home, seq)
-    put(pair.home, seq, data.replace(b'"v":1', b'"v":2'), digest)
+    forged = replace(decode_leaf(data), body={"decision": "forged"})
+    put(pair.home, seq, encode_leaf(forged), digest)
     assert (await pair.starts(), pair.verified()) == ("log_altered", "log_altered")
 
 

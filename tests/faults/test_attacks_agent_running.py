@@ -83,9 +83,9 @@ async def test_all_is_chained_and_signed_anew_with_the_agents_key(pair: Pair) ->
 
 def value_of(pair: Pair, seq: int) -> str:
     """The code by which a record's values do not open, or can not be disclosed."""
-    with pytest.raises(StorageError) as caught:
+    with pytest.raises(StorageError, match="altered or moved") as caught:
         read_log(pair.home, 1, lambda r: show(r, seq))
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match="altered or moved"):
         read_log(pair.home, 1, lambda r: disclose(r, seq, "prompt"))
     return caught.value.code
 

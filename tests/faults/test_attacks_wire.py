@@ -13,7 +13,7 @@ import pytest
 from exclave_agent.errors import LinkError
 from exclave_protocol.checkpoint import Checkpoint, sign_checkpoint, verify_cosignature
 from exclave_protocol.leaf import MAX_LEAF, Leaf, LeafType, decode_leaf, encode_leaf
-from exclave_protocol.note import SigningKey, VerifyKey, split_note
+from exclave_protocol.note import SigningKey, VerifyKey, sign, split_note
 from exclave_protocol.report import Verdict
 from exclave_protocol.tree import MemoryTree, consistency_proof, leaf_hash
 from exclave_protocol.wire import MAX_BATCH_BYTES, MAX_BATCH_LEAVES
@@ -283,6 +283,11 @@ async def test_another_agents_head_is_handed_in(wire: Wire) -> None:
     own = SigningKey("example.test/_operators/coordinator/e1", key_of("operators"))
     for key in (other, own):
         call = wire.witness(STORED, STORED, wire.note(STORED, key=key))
+        assert await code(call) == "witness_denied"
+    # Signed by the agent itself, under its own name: the text alone says whose log it is.
+    for origin in (other.name, own.name):
+        text = Checkpoint(origin, STORED, wire.tree.root(STORED)).text()
+        call = wire.witness(STORED, STORED, sign(text, [signing_key()]))
         assert await code(call) == "witness_denied"
     assert (await wire.centre.evidence(), await wire.stands()) == ([], True)
 
