@@ -27,9 +27,16 @@ class Home:
     """An open home with its log; GENESIS is written when the log is new."""
 
     def __init__(
-        self, path: Path, *, clock: Clock | None = None, rng: Rng | None = None, seed: int = 1
+        self,
+        path: Path,
+        *,
+        clock: Clock | None = None,
+        rng: Rng | None = None,
+        seed: int = 1,
+        agent: str = "spiffe://t",
     ) -> None:
         self.path = path
+        self.agent = agent
         self.clock = clock or FakeClock()
         self.rng = rng or SeededRng(seed)
         self.storage = Storage(path, self.rng)
@@ -44,7 +51,7 @@ class Home:
             raise
         self.log = Log(self.database, self.clock, self.rng)
         if self.log.size == 0:
-            await self.log.append(drafts.genesis(agent="spiffe://t", vkey=KEY.vkey, version="1"))
+            await self.log.append(drafts.genesis(agent=self.agent, vkey=KEY.vkey, version="1"))
         return self
 
     def terms(self) -> Terms:

@@ -16,6 +16,7 @@ from exclave_protocol import archive, layout
 from exclave_protocol.archive import Archive
 from exclave_protocol.errors import EvidenceError
 from exclave_protocol.evidence import Verdict, verify_bundle
+from exclave_testing.attacks import attack
 from exclave_testing.bundles import honest, rezip, unzip, witness_key
 
 KNOWN = layout.KNOWN_FILE.fullmatch
@@ -78,6 +79,7 @@ def test_a_bomb_is_refused_by_its_ratio_before_it_is_unpacked() -> None:
         Archive(buffer, KNOWN)
 
 
+@attack("B39")
 def test_a_bomb_that_lies_about_its_size_is_cut_off() -> None:
     data = bytearray(zipped((layout.MANIFEST, b"\0" * 20_000_000)).getvalue())
     entry = data.rindex(b"PK\1\2")
@@ -101,6 +103,7 @@ def test_too_many_files(monkeypatch: pytest.MonkeyPatch) -> None:
     refused(data, "2 files: the limit is 1")
 
 
+@attack("B38")
 def test_two_names_for_the_same_bytes() -> None:
     data = bytearray(zipped((layout.MANIFEST, b"x" * 50), (layout.SUMS, b"x" * 50)).getvalue())
     second = data.rindex(b"PK\1\2")
@@ -120,6 +123,7 @@ def test_a_comment() -> None:
     refused(buffer.getvalue(), "comment")
 
 
+@attack("B40")
 def test_no_byte_outside_the_content_carries_a_message(tmp_path: Path) -> None:
     """Headers, directory and end: every one of their bytes is fixed by names and contents."""
     path = honest(tmp_path / "b.zip", size=4)

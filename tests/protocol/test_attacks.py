@@ -22,6 +22,7 @@ from exclave_protocol.evidence import Report, Verdict, verify_bundle
 from exclave_protocol.leaf import LeafType
 from exclave_protocol.logcheck import Foreign
 from exclave_protocol.note import SigningKey, TermKey, add_signature, split_note
+from exclave_testing.attacks import attack
 from exclave_testing.bundles import (
     DOMAIN,
     START,
@@ -99,6 +100,7 @@ def flip(data: bytes, place: int) -> bytes:
     return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
 
 
+@attack("B1")
 @pytest.mark.parametrize("resum", [False, True], ids=["accident", "forger"])
 @pytest.mark.parametrize("where", [0.0, 0.4, 0.999], ids=["start", "middle", "end"])
 @pytest.mark.parametrize("name", KINDS)
@@ -134,6 +136,7 @@ def test_a_byte_flipped_inside_the_zip_is_located(bundle: Path, tmp_path: Path) 
     check(bad, Verdict.INVALID, RECORDS)
 
 
+@attack("B2")
 def test_an_altered_record_is_named_by_log_and_seq(bundle: Path, tmp_path: Path) -> None:
     def change(files: Files) -> None:
         files[RECORDS] = files[RECORDS].replace(b"answered", b"rejected", 2)
@@ -150,6 +153,7 @@ def lines(files: Files, name: str = RECORDS) -> list[bytes]:
     return files[name].splitlines(keepends=True)
 
 
+@attack("B3")
 def test_a_record_dropped_from_the_middle(bundle: Path, tmp_path: Path) -> None:
     def change(files: Files) -> None:
         kept = lines(files)
@@ -161,6 +165,7 @@ def test_a_record_dropped_from_the_middle(bundle: Path, tmp_path: Path) -> None:
     check(path, Verdict.INVALID, "completeness.json", "seq 4 of the range missing")
 
 
+@attack("B4")
 def test_a_record_dropped_and_admitted(tmp_path: Path) -> None:
     log = Log("edge-1").fill(12)
     spec = spec_of(log)
@@ -170,6 +175,7 @@ def test_a_record_dropped_and_admitted(tmp_path: Path) -> None:
     assert report.verdict.exit_code == 5
 
 
+@attack("B5")
 def test_a_record_dropped_and_the_rest_moved_up(bundle: Path, tmp_path: Path) -> None:
     def change(files: Files) -> None:
         kept = lines(files)
@@ -179,6 +185,7 @@ def test_a_record_dropped_and_the_rest_moved_up(bundle: Path, tmp_path: Path) ->
     check(path, Verdict.INVALID, f"{ORIGIN} seq 4")
 
 
+@attack("B6")
 def test_two_records_exchanged(bundle: Path, tmp_path: Path) -> None:
     def change(files: Files) -> None:
         kept = lines(files)
@@ -189,6 +196,7 @@ def test_two_records_exchanged(bundle: Path, tmp_path: Path) -> None:
     check(path, Verdict.INVALID, f"{ORIGIN} seq 4", f"{ORIGIN} seq 6")
 
 
+@attack("B7")
 def test_a_record_told_twice(bundle: Path, tmp_path: Path) -> None:
     def change(files: Files) -> None:
         files[f"{LOG}/records/000000000004.jsonl"] = lines(files)[4]
@@ -197,6 +205,7 @@ def test_a_record_told_twice(bundle: Path, tmp_path: Path) -> None:
     check(path, Verdict.INVALID, "overlap")
 
 
+@attack("B8")
 def test_the_tail_cut_off_with_its_hashes(bundle: Path, tmp_path: Path) -> None:
     def change(files: Files) -> None:
         files[RECORDS] = b"".join(lines(files)[:8])
@@ -207,6 +216,7 @@ def test_the_tail_cut_off_with_its_hashes(bundle: Path, tmp_path: Path) -> None:
     check(path, Verdict.INVALID, "size 12 where the manifest says 8")
 
 
+@attack("B9")
 def test_the_tail_cut_off_under_an_older_cosigned_checkpoint(tmp_path: Path) -> None:
     # The coordinator shows an old checkpoint and hides what came after: the tenant, who holds
     # a newer cosigned one, shows that the bundle stops short, and that it is no fork.
@@ -224,6 +234,7 @@ def test_the_tail_cut_off_under_an_older_cosigned_checkpoint(tmp_path: Path) -> 
     assert "tenant reaches to size 12, beyond this bundle" in report.to_text()
 
 
+@attack("B10")
 def test_records_beyond_the_cosigned_checkpoint(tmp_path: Path) -> None:
     log = Log("edge-1").fill(12)
     spec = spec_of(log, end=12, witnessed=8)
@@ -231,6 +242,7 @@ def test_records_beyond_the_cosigned_checkpoint(tmp_path: Path) -> None:
     check(path, Verdict.INCOMPLETE, "4 records lie beyond the cosigned checkpoint of size 8")
 
 
+@attack("B11")
 def test_a_broken_chain_beyond_the_checkpoint(tmp_path: Path) -> None:
     log, other = Log("edge-1").fill(12), Log("edge-1").fill(8)
     other.append(LeafType.BOOT, {"other": True})
@@ -267,6 +279,7 @@ def test_an_honest_part_is_witnessed(tmp_path: Path, first: int, end: int) -> No
     check(write(spec, tmp_path / "b.zip"), Verdict.WITNESSED)
 
 
+@attack("B12")
 @pytest.mark.parametrize(("first", "end", "left"), [(4, 7, 3), (3, 6, 6), (7, 7, 6)])
 def test_a_range_cut_short_shows_at_its_edge(
     tmp_path: Path, first: int, end: int, left: int
@@ -278,6 +291,7 @@ def test_a_range_cut_short_shows_at_its_edge(
     check(path, Verdict.INCOMPLETE, f"seq {left} is dated in the range but was left out")
 
 
+@attack("B13")
 @pytest.mark.parametrize("gone", [0, 2, 7])
 def test_the_records_that_bound_the_range_cannot_be_left_out(tmp_path: Path, gone: int) -> None:
     log = Log("edge-1").fill(12)
@@ -288,6 +302,7 @@ def test_the_records_that_bound_the_range_cannot_be_left_out(tmp_path: Path, gon
     check(path, Verdict.INCOMPLETE, f"seq {gone} missing: it bounds the range")
 
 
+@attack("B14")
 def test_an_epoch_left_out(tmp_path: Path) -> None:
     logs = [spec_of(log) for log in honest_logs() if (log.agent, log.epoch) != ("edge-2", 1)]
     check(write(bundle_of(logs), tmp_path / "b.zip"), Verdict.INCOMPLETE, "epoch 1 is not here")
@@ -401,6 +416,7 @@ def test_a_bundle_without_agents(tmp_path: Path) -> None:
 # --- completeness -----------------------------------------------------------------------
 
 
+@attack("B17")
 @pytest.mark.parametrize(
     "lie", ["missing", "missing_count", "dangling_count", "uploaded", "records"]
 )
@@ -437,18 +453,21 @@ def rewritten(size: int = 12) -> Log:
     return log.fill(size)
 
 
+@attack("B19")
 def test_history_rewritten_under_the_old_checkpoint(tmp_path: Path) -> None:
     spec = spec_of(rewritten(), note=Log("edge-1").fill(12).cosigned())
     path = write(bundle_of([spec]), tmp_path / "b.zip")
     check(path, Verdict.INVALID, "their root is not the one in the checkpoint")
 
 
+@attack("B20")
 def test_history_rewritten_and_signed_again_has_no_witness(tmp_path: Path) -> None:
     log = rewritten()
     path = write(bundle_of([spec_of(log, note=log.signed())]), tmp_path / "b.zip")
     assert check(path, Verdict.UNANCHORED, "no cosignature by").verdict.exit_code == 4
 
 
+@attack("B21")
 def test_history_rewritten_with_the_old_cosignature_pasted_on(tmp_path: Path) -> None:
     _, signatures = split_note(Log("edge-1").fill(12).cosigned())
     note = add_signature(rewritten().signed(), signatures[-1].line())
@@ -456,6 +475,7 @@ def test_history_rewritten_with_the_old_cosignature_pasted_on(tmp_path: Path) ->
     check(path, Verdict.INVALID, f"{LOG}/checkpoint: signature by {DOMAIN}/witness does not verify")
 
 
+@attack("B22")
 @pytest.mark.parametrize("size", [12, 7])
 def test_history_rewritten_by_agent_and_coordinator_together(tmp_path: Path, size: int) -> None:
     # Both keys are the forger's; one checkpoint that left the machine before proves the fork.
@@ -468,12 +488,14 @@ def test_history_rewritten_by_agent_and_coordinator_together(tmp_path: Path, siz
     assert report.verdict.exit_code == 3
 
 
+@attack("B23")
 def test_a_fork_that_the_coordinator_kept_as_evidence(tmp_path: Path) -> None:
     spec = spec_of(Log("edge-1").fill(12), seen=[rewritten(9).signed()])
     path = write(bundle_of([spec]), tmp_path / "b.zip")
     check(path, Verdict.DIVERGED, f"{LOG}/seen/0001.checkpoint: the log's key signed another root")
 
 
+@attack("B24")
 def test_two_checkpoints_that_exclude_each_other_beyond_the_bundle(tmp_path: Path) -> None:
     log, fork = Log("edge-1").fill(20), rewritten(20)
     spec = spec_of(Log("edge-1").fill(12), seen=[log.signed(), fork.signed()])
@@ -487,6 +509,7 @@ def test_older_checkpoints_that_agree(tmp_path: Path) -> None:
     check(write(bundle_of([spec]), tmp_path / "b.zip"), Verdict.WITNESSED)
 
 
+@attack("B25")
 def test_an_unsigned_fork_proves_nothing_against_the_agent(tmp_path: Path) -> None:
     forged = Log("edge-1", seed="impostor").fill(9)
     spec = spec_of(Log("edge-1").fill(12), seen=[forged.signed()])
@@ -497,6 +520,7 @@ def test_an_unsigned_fork_proves_nothing_against_the_agent(tmp_path: Path) -> No
 # --- keys and signatures ----------------------------------------------------------------
 
 
+@attack("B26")
 def test_the_whole_bundle_forged_with_other_keys(tmp_path: Path) -> None:
     impostor = witness_key("impostor")
     log = Log("edge-1", seed="impostor").fill(12)
@@ -512,6 +536,7 @@ def test_the_whole_bundle_forged_with_other_keys(tmp_path: Path) -> None:
     assert "not the key that you pinned" in said(pinned)
 
 
+@attack("B27")
 def test_the_cosignature_removed(bundle: Path, tmp_path: Path) -> None:
     note = Log("edge-1").fill(12).signed()
     path = tamper(
@@ -520,6 +545,7 @@ def test_the_cosignature_removed(bundle: Path, tmp_path: Path) -> None:
     check(path, Verdict.UNANCHORED, f"{LOG}/checkpoint: no cosignature")
 
 
+@attack("B28")
 def test_the_cosignature_downgraded_to_a_plain_signature(tmp_path: Path) -> None:
     # The witness's name and key, but type 0x01: no time, no promise of consistency.
     log, plain = Log("edge-1").fill(12), SigningKey(f"{DOMAIN}/witness", private_key("witness"))
@@ -530,6 +556,7 @@ def test_the_cosignature_downgraded_to_a_plain_signature(tmp_path: Path) -> None
     check(downgraded, Verdict.INVALID, "not a cosigner's", pin=None)
 
 
+@attack("B29")
 def test_the_cosignature_of_another_size(tmp_path: Path) -> None:
     log = Log("edge-1").fill(12)
     _, signatures = split_note(log.cosigned(8))
@@ -538,6 +565,7 @@ def test_the_cosignature_of_another_size(tmp_path: Path) -> None:
     check(path, Verdict.INVALID, "does not verify")
 
 
+@attack("B30")
 def test_the_agents_signature_removed(tmp_path: Path) -> None:
     log = Log("edge-1").fill(12)
     text, signatures = split_note(log.cosigned())
@@ -585,6 +613,7 @@ def swap(files: Files, one: str, other: str) -> None:
     files |= {one + name.removeprefix(other): data for name, data in theirs.items()}
 
 
+@attack("B32")
 @pytest.mark.parametrize(
     ("one", "other"),
     [("logs/edge-2/e1/", "logs/edge-2/e2/"), ("logs/edge-1/e1/", "logs/edge-2/e1/")],
@@ -606,12 +635,14 @@ def test_logs_exchanged(bundle: Path, tmp_path: Path, one: str, other: str, keys
     check(path, Verdict.INVALID)
 
 
+@attack("B33")
 def test_a_tenants_log_passed_off_as_anothers(tmp_path: Path) -> None:
     log = Log("edge-1").fill(5)
     spec = replace(bundle_of([spec_of(log)]), tenant="other")
     check(write(spec, tmp_path / "b.zip"), Verdict.INVALID, "does not fit its domain, tenant")
 
 
+@attack("B34")
 def test_a_genesis_that_names_another_agent(tmp_path: Path) -> None:
     log = Log("edge-1")
     log.append(LeafType.GENESIS, {"agent": f"spiffe://{DOMAIN}/tenant/acme/agent/edge-9"})
@@ -632,6 +663,7 @@ def test_a_log_without_genesis(tmp_path: Path) -> None:
     check(write(bundle_of([spec_of(log)]), tmp_path / "b.zip"), Verdict.INVALID, "GENESIS opens")
 
 
+@attack("B35")
 def test_a_leaf_that_is_witnessed_but_not_canonical(tmp_path: Path) -> None:
     log = Log("edge-1").fill(4)
     log.leaves[3] = log.leaves[3].replace(b'{"', b'{ "', 1)
@@ -642,6 +674,7 @@ def test_a_leaf_that_is_witnessed_but_not_canonical(tmp_path: Path) -> None:
 # --- files ------------------------------------------------------------------------------
 
 
+@attack("B36")
 @pytest.mark.parametrize(
     "name",
     [
@@ -664,6 +697,7 @@ def test_a_file_that_does_not_belong(bundle: Path, tmp_path: Path, name: str) ->
     check(path, Verdict.INVALID, "not a file of an audit bundle")
 
 
+@attack("B15")
 def test_an_agent_whose_log_was_left_out(tmp_path: Path) -> None:
     logs = [spec_of(Log("edge-1").fill(5))]
     path = write(bundle_of(logs, agents={"edge-2": START}), tmp_path / "b.zip")
@@ -678,6 +712,7 @@ def test_an_agent_that_never_came_is_named_and_no_fault(tmp_path: Path) -> None:
     assert "1 agents on file were never connected and have no log: edge-2" in report.to_text()
 
 
+@attack("B16")
 def test_a_log_of_nobody_on_file(bundle: Path, tmp_path: Path) -> None:
     def forget(files: Files) -> None:
         value = json.loads(files[layout.MANIFEST])
@@ -710,6 +745,7 @@ def test_a_file_slipped_past_the_sums(bundle: Path, tmp_path: Path) -> None:
     check(path, Verdict.INVALID, f"{name}: there, but not listed")
 
 
+@attack("B37")
 @pytest.mark.parametrize(
     "change",
     [
@@ -746,6 +782,7 @@ def test_a_manifest_that_lies_or_breaks_the_format(
     check(path, Verdict.INVALID)
 
 
+@attack("B31")
 def test_the_witness_may_not_be_the_log(tmp_path: Path) -> None:
     log = Log("edge-1").fill(5)
     own = CosignerKey(log.origin, log.private)

@@ -21,6 +21,7 @@ from exclave_protocol.leaf import NO_PREV, Leaf, LeafType
 from exclave_protocol.page import render
 from exclave_protocol.report import Verdict
 from exclave_protocol.summary import MAX_EVENTS, MAX_NAMES, OTHERS, Count, Summary
+from exclave_testing.attacks import attack
 from exclave_testing.bundles import bundle_of, honest_logs, rezip, spec_of, unzip, witness_key
 from exclave_testing.standalone import standalone
 
@@ -95,6 +96,7 @@ def test_a_page_that_is_what_the_records_give_is_fine(bundle: Path) -> None:
     assert standalone().ask(bundle, PIN)["report"] == report.to_json()
 
 
+@attack("B18")
 def test_a_lying_page_is_found(bundle: Path, tmp_path: Path) -> None:
     files = unzip(bundle)
     whole = files[layout.PAGE]

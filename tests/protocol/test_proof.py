@@ -17,6 +17,7 @@ from exclave_protocol.note import COSIGNATURE, VerifyKey, add_signature
 from exclave_protocol.proof import Proof, make_proof, verify_proof
 from exclave_protocol.report import Verdict
 from exclave_protocol.tree import MemoryTree, leaf_hash
+from exclave_testing.attacks import attack
 from exclave_testing.bundles import Log, witness_key
 
 LOG = Log("edge-1").fill(40)
@@ -92,6 +93,7 @@ def test_nothing_in_it_can_be_changed() -> None:
         assert judged(made) is not Verdict.WITNESSED, place
 
 
+@attack("B52")
 def test_another_records_place_another_log_another_tree() -> None:
     seven, eight = proof(7), proof(8)
     assert judged(Proof(seven.leaf, 8, eight.hashes, seven.checkpoint)) is Verdict.INVALID

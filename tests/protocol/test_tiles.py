@@ -30,6 +30,7 @@ from exclave_protocol.tree import (
     verify_consistency,
     verify_inclusion,
 )
+from exclave_testing.attacks import attack
 
 SIZES = [1, 2, 255, 256, 257, 511, 512, 600, 65_535, 65_536, 65_537, 70_000]
 
@@ -136,6 +137,7 @@ def test_proofs_from_tiles_are_those_of_the_tree(size: int) -> None:
     assert tree.entries(last) == leaves(size)[last * WIDTH :]
 
 
+@attack("B53")
 @settings(max_examples=120, deadline=None)
 @given(st.sampled_from([1, 3, 256, 300, 70_000]), st.data())
 def test_nothing_that_was_changed_is_believed(size: int, data: st.DataObject) -> None:
@@ -167,6 +169,7 @@ def read_whole(size: int, root_hash: bytes, held: dict[str, bytes]) -> None:
 FILES = {size: files(size) for size in (1, 3, 256, 300, 70_000)}
 
 
+@attack("B54")
 def test_another_trees_tiles_are_not_taken() -> None:
     other = MemoryTree(map(leaf_hash, leaves(600)[::-1]))
     with pytest.raises(ProofError, match="right edge"):
