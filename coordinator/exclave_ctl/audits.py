@@ -77,14 +77,22 @@ def check_chain(leaves: Sequence[bytes]) -> list[Leaf]:
 
 
 def own_log(client: Client, name: str, first: int, limit: int) -> Iterator[bytes]:
-    """Up to `limit` leaves of an own log from `first`, page by page. Raises: CtlError."""
+    """Up to `limit` leaves of an own log from `first`, page by page.
+
+    Raises: CtlError; one is that it has fewer leaves than its head says.
+    """
     while limit > 0:
         page = client.own_log(name, first, min(limit, PAGE))
         yield from page.leaves
         first += len(page.leaves)
         limit -= len(page.leaves)
-        if not page.leaves or first >= page.size:
+        if first >= page.size:
             return
+        if not page.leaves:
+            raise CtlError(
+                f"the log ends at record {first} where its head says {page.size}",
+                "records were removed: keep this output, and compare with older ones",
+            )
 
 
 def check_witnesses(answer: pb.ListWitnessesResponse) -> None:

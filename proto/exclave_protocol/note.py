@@ -207,6 +207,11 @@ class TermKey:
         return self.log_key
 
     @property
+    def vkey(self) -> str:
+        """That as text."""
+        return self.log_key.vkey
+
+    @property
     def plain_key(self) -> VerifyKey:
         """The term's key as any verifier of signed notes takes it (type 0x01)."""
         return VerifyKey(self.name, self.certificate.public)

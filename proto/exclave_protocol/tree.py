@@ -27,6 +27,17 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return sha256(b"\x01" + left + right).digest()
 
 
+def peaks(size: int, node: Node) -> list[bytes]:
+    """The roots of the complete subtrees that make up the first `size` leaves, largest first: what
+    `Frontier.from_peaks` takes. Raises: ProofError (from `node`)."""
+    found, begin = [], 0
+    for level in range(size.bit_length() - 1, -1, -1):
+        if size >> level & 1:
+            found.append(node(level, begin >> level))
+            begin += 1 << level
+    return found
+
+
 class Frontier:
     """A tree that keeps only its peaks: enough to append and to know the root.
 

@@ -18,6 +18,7 @@ from exclave_protocol.note import TermKey
 from exclave_protocol.pb import admin_pb2, audit_pb2
 from exclave_protocol.term import commitment
 from exclave_protocol.tree import leaf_hash
+from exclave_testing.attacks import attack
 from exclave_testing.coordinator import (
     TIMEOUT,
     AgentLog,
@@ -112,6 +113,7 @@ async def test_terms_follow_each_other(member: Member, log: AgentLog) -> None:
         assert (head.term, head.epoch_open) == (number, 1)
 
 
+@attack("W35")
 @pytest.mark.parametrize(
     ("number", "nonces"),
     [
@@ -154,6 +156,7 @@ async def test_the_refusal_brings_the_other_head(member: Member, log: AgentLog) 
     assert copy.number == 2
 
 
+@attack("W36")
 async def test_who_does_not_hold_the_log_writes_nothing(
     centre: RunningCoordinator, member: Member, log: AgentLog
 ) -> None:
@@ -173,6 +176,7 @@ async def test_who_does_not_hold_the_log_writes_nothing(
     await second.witness(0, 5)
 
 
+@attack("W37")
 async def test_a_head_that_is_another_history_is_kept(
     centre: RunningCoordinator, member: Member, log: AgentLog
 ) -> None:
@@ -220,6 +224,7 @@ async def test_what_cannot_be_a_claim(member: Member, log: AgentLog) -> None:
     await member.audit.BeginTerm(audit_pb2.BeginTermRequest(**good))
 
 
+@attack("W38")
 async def test_a_coordinator_put_back_from_a_backup_takes_its_own_token(
     centre: RunningCoordinator, member: Member, log: AgentLog
 ) -> None:
@@ -287,6 +292,7 @@ async def reopen(centre: RunningCoordinator) -> int:
     return int((await centre.admin.ReopenLog(request)).epoch)
 
 
+@attack("W39")
 async def test_an_epoch_begins_when_an_operator_opened_it(
     centre: RunningCoordinator, member: Member, log: AgentLog
 ) -> None:
@@ -321,6 +327,7 @@ async def test_an_epoch_begins_when_an_operator_opened_it(
     assert b"ReopenLog" in last.data
 
 
+@attack("W40")
 @pytest.mark.parametrize(
     "change",
     [{"size": "2"}, {"root": "0" * 64}, {"origin": "example.org/acme/south/e1"}],
@@ -344,6 +351,7 @@ async def test_an_epoch_links_the_last_cosigned_head(
     assert "not an EPOCH" in (await refused(Process(member, plain, 1).upload()))[2]
 
 
+@attack("W41")
 async def test_a_new_home_under_the_name_needs_a_new_epoch(
     centre: RunningCoordinator, member: Member, log: AgentLog
 ) -> None:

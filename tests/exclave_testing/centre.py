@@ -12,15 +12,16 @@ import grpc
 from grpc.aio import AioRpcError, Metadata
 
 from exclave_agent.errors import LinkError
-from exclave_agent.link.status import link_error
-from exclave_agent.ports import AuditHead
-from exclave_coordinator.api.errors import CODE_METADATA, status_of
+from exclave_agent.link.status import audit_error
+from exclave_agent.ports import AuditHead, TermClaim
+from exclave_coordinator.api.errors import CODE_METADATA, EVIDENCE_METADATA, status_of
 from exclave_coordinator.audit.cosigned import CosignedLog
 from exclave_coordinator.audit.export import Exporter
 from exclave_coordinator.audit.oplog import OK, Act, OperatorLog
 from exclave_coordinator.audit.receive import Receiver
+from exclave_coordinator.audit.terms import Claim, Fence
 from exclave_coordinator.audit.witness import Witness
-from exclave_coordinator.errors import CoordinatorError
+from exclave_coordinator.errors import CoordinatorError, Fenced
 from exclave_coordinator.ports import ACTIVE, Agent, AgentKey, Presence, Tenant, Tx
 from exclave_coordinator.storage import database
 from exclave_coordinator.storage.database import Database
@@ -75,7 +76,8 @@ class Centre:
         self.witness = Witness(
             self.store, DOMAIN, witness_key(), self.cosigned, clock=clock, alarm=self.alarms.append
         )
-        self.receiver = Receiver(self.store, DOMAIN, workers=self._workers, clock=clock)
+        self.fence = Fence(self.store, DOMAIN, b"secret", clock=clock, alarm=self.alarms.append)
+        self.receiver = Receiver(self.store, DOMAIN, self.fence, workers=self._workers, clock=clock)
         self.exporter = Exporter(self.witness, self.operators, DOMAIN, clock=clock)
         if new:
             database.once(path, self._begin, writing=True)
@@ -133,15 +135,33 @@ class DirectLine:
 
     async def head(self, epoch: int) -> AuditHead:
         """See `ports.AuditSink`."""
-        log = await _told("Head", self._centre.receiver.head(self._key, epoch))
+        found = await _told("Head", self._centre.receiver.head(self._key, epoch))
+        log, opened, term = found.log, found.epoch_open, found.term
         if log is None:
-            return AuditHead(0, 0, b"")
-        return AuditHead(log.size, log.witnessed_size, self._centre.witness.cosigned(log))
+            return AuditHead(0, 0, b"", opened, term)
+        note = self._centre.witness.cosigned(log)
+        return AuditHead(log.size, log.witnessed_size, note, opened, term)
 
-    async def append(self, epoch: int, first_seq: int, leaves: Sequence[bytes]) -> int:
+    async def begin_term(self, claim: TermClaim) -> bytes:
+        """See `ports.AuditSink`."""
+        told = Claim(
+            claim.epoch,
+            claim.note,
+            claim.old_size,
+            claim.proof,
+            claim.commitment,
+            claim.nonces,
+            claim.token,
+        )
+        call = self._centre.fence.begin(self._key, self._audit_key, told)
+        return await _told("BeginTerm", call)
+
+    async def append(
+        self, epoch: int, first_seq: int, leaves: Sequence[bytes], *, term: int = 0
+    ) -> int:
         """See `ports.AuditSink`."""
         receiver = self._centre.receiver
-        call = receiver.append(self._key, self._audit_key, epoch, first_seq, leaves)
+        call = receiver.append(self._key, self._audit_key, epoch, first_seq, leaves, term=term)
         return await _told("Append", call)
 
     async def witness(
@@ -165,7 +185,9 @@ def _as_the_agent_sees_it(call: str, error: Exception) -> LinkError:
     if isinstance(error, CoordinatorError):
         status, told = status_of(error), error.message
         trailing = Metadata((CODE_METADATA, error.code))
-    return link_error(AioRpcError(status, Metadata(), trailing, told), call)
+    if isinstance(error, Fenced):
+        trailing.add(EVIDENCE_METADATA, error.note)
+    return audit_error(AioRpcError(status, Metadata(), trailing, told), call)
 
 
 def judge(bundle: Path, *kept: bytes) -> Report:

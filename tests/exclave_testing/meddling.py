@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from exclave_agent.errors import LinkError
-from exclave_agent.ports import AuditHead, AuditSink
+from exclave_agent.ports import AuditHead, AuditSink, TermClaim
 
 T = TypeVar("T")
 
@@ -36,9 +36,15 @@ class Liar:
         """See `ports.AuditSink`."""
         return self.on_head(await self.sink.head(epoch))
 
-    async def append(self, epoch: int, first_seq: int, leaves: Sequence[bytes]) -> int:
+    async def begin_term(self, claim: TermClaim) -> bytes:
         """See `ports.AuditSink`."""
-        return self.on_append(await self.sink.append(epoch, first_seq, leaves))
+        return await self.sink.begin_term(claim)
+
+    async def append(
+        self, epoch: int, first_seq: int, leaves: Sequence[bytes], *, term: int
+    ) -> int:
+        """See `ports.AuditSink`."""
+        return self.on_append(await self.sink.append(epoch, first_seq, leaves, term=term))
 
     async def witness(
         self, epoch: int, old_size: int, proof: Sequence[bytes], checkpoint: bytes
@@ -61,9 +67,17 @@ class Breaking:
         """See `ports.AuditSink`."""
         return await self._through("head", lambda: self.sink.head(epoch))
 
-    async def append(self, epoch: int, first_seq: int, leaves: Sequence[bytes]) -> int:
+    async def begin_term(self, claim: TermClaim) -> bytes:
         """See `ports.AuditSink`."""
-        return await self._through("append", lambda: self.sink.append(epoch, first_seq, leaves))
+        return await self._through("begin_term", lambda: self.sink.begin_term(claim))
+
+    async def append(
+        self, epoch: int, first_seq: int, leaves: Sequence[bytes], *, term: int
+    ) -> int:
+        """See `ports.AuditSink`."""
+        return await self._through(
+            "append", lambda: self.sink.append(epoch, first_seq, leaves, term=term)
+        )
 
     async def witness(
         self, epoch: int, old_size: int, proof: Sequence[bytes], checkpoint: bytes

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from exclave_agent.audit.checkpoint import Checkpointer
+from exclave_agent.audit.epoch import Frost
 from exclave_agent.audit.store import LogReader, StoredCheckpoint
+from exclave_agent.audit.term import Terms
 from exclave_agent.audit.upload import Uploader
 from exclave_agent.audit.verify import LogState, verify_log
 from exclave_agent.errors import AgentError, AuditDiverged, StorageError
@@ -19,9 +21,9 @@ from exclave_agent.ports import AuditSink
 from exclave_agent.storage.home import read_log
 from exclave_protocol.leaf import decode_leaf
 
-from .audit import ORIGIN, signing_key, witness_key
+from .audit import ORIGIN, witness_key
 from .centre import SPIFFE, Centre, CentreClock
-from .homes import KEY, Home, intent, result
+from .homes import KEY, Home, execute, intent, result
 
 
 class Working:
@@ -30,16 +32,26 @@ class Working:
     def __init__(self, home: Home, sink: AuditSink) -> None:
         self.home = home
         self.sink = sink
-        self.restart()
+        self.checkpointer: Checkpointer
+        self.uploader: Uploader
+        self.terms: Terms
+        self.frozen: list[str] = []
 
-    def restart(self) -> None:
-        """An uploader that knows nothing yet, as after a start of the process."""
-        self.checkpointer = Checkpointer(self.home.database, signing_key())
+    async def restart(self) -> None:
+        """A term, and an uploader that knows nothing yet, as after a start of the process."""
+        self.terms = terms = self.home.terms()
+        await terms.begin()
+
+        async def freeze(found: Frost) -> None:
+            self.frozen.append(found.code)
+
+        self.checkpointer = Checkpointer(self.home.database, terms)
         self.uploader = Uploader(
             self.home.log,
             self.checkpointer,
             self.sink,
-            key=KEY,
+            terms=terms,
+            freeze=freeze,
             witness=witness_key().verify_key,
             clock=self.home.clock,
             rng=self.home.rng,
@@ -56,8 +68,15 @@ class Working:
 
     async def once(self) -> None:
         """One round of the upload, heads asked for anew. Raises: LinkError, StorageError."""
-        self.restart()
+        await self.restart()
         await self.uploader.once()
+
+    async def once_without_cosigning(self) -> None:
+        """A round that is cut off before the head is cosigned. Raises: LinkError, StorageError."""
+        await self.restart()
+        await self.uploader._learn()
+        await self.uploader._prove_term()
+        await self.uploader._upload()
 
     async def refused(self) -> str:
         """The code by which one round fails, and the incident on record where it is one."""
@@ -97,6 +116,7 @@ class Pair:
         self.home = folder / "agent"
         self.database = folder / "coordinator.db"
         self.clock = CentreClock()
+        self._starts = 0
 
     @asynccontextmanager
     async def centre(self) -> AsyncIterator[Centre]:
@@ -111,8 +131,11 @@ class Pair:
     async def agent(self, sink: AuditSink, home: Path | None = None) -> AsyncIterator[Working]:
         """The agent at work; `home`: a copy of its home. Raises: StorageError."""
         place = home or self.home
-        async with Home(place, clock=self.clock, agent=SPIFFE) as opened:
-            yield Working(opened, sink)
+        self._starts += 1  # each start has its own chance, as it has its own keys
+        async with Home(place, clock=self.clock, agent=SPIFFE, seed=self._starts) as opened:
+            working = Working(opened, sink)
+            await working.restart()
+            yield working
 
     async def honest(self, size: int, *, witnessed: bool = True) -> bytes:
         """A log of `size` leaves, uploaded and cosigned; the checkpoint that the tenant keeps."""
@@ -122,6 +145,10 @@ class Pair:
                 return b""
             await agent.once()
             return await agent.kept()
+
+    def without_terms(self) -> None:
+        """The coordinator, closed, has the log of an agent that never began a term."""
+        execute(self.database, "DELETE FROM terms")
 
     def copy(self, name: str) -> Path:
         """The home as it is now, elsewhere."""
@@ -151,4 +178,4 @@ class Pair:
 
     def verify(self) -> LogState:
         """`exclave-agent audit verify`. Raises: StorageError."""
-        return read_log(self.home, 1, lambda r: verify_log(r, origin=ORIGIN, epoch=1, key=KEY))
+        return read_log(self.home, lambda r: verify_log(r, origin=ORIGIN, epoch=1, key=KEY))

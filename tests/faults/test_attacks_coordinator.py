@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from exclave_coordinator.errors import StorageError
 from exclave_protocol.checkpoint import Checkpoint, sign_checkpoint
-from exclave_protocol.errors import EvidenceError
 from exclave_protocol.evidence import verify_bundle
 from exclave_protocol.leaf import NO_PREV, decode_leaf, encode_leaf
 from exclave_protocol.note import split_note
@@ -49,8 +49,9 @@ async def exported(pair: Pair, *kept: bytes) -> Report:
 async def refused(pair: Pair) -> str:
     """Why no bundle is written."""
     async with pair.centre() as centre:
-        with pytest.raises(EvidenceError) as caught:
+        with pytest.raises(StorageError) as caught:
             await centre.export(pair.folder / "b.zip")
+        assert caught.value.code == "database_altered"
         return str(caught.value)
 
 
@@ -105,9 +106,11 @@ async def test_a_leaf_is_dropped_that_is_not_cosigned_yet(pair: Pair) -> None:
     kept = await pair.honest(SIZE)
     async with pair.centre() as centre, pair.agent(centre.line()) as agent:
         await agent.add(4)
-        await centre.line().append(1, SIZE, (await agent.leaves())[SIZE:])
+        await agent.once_without_cosigning()
     sql(pair, "DELETE FROM leaves WHERE seq = ?", SIZE + 1)
-    assert await pair.uploads() == "witness_inconsistent"
+    assert await pair.uploads() == "unreachable", "its own loss, and nobody is reproached with it"
+    async with pair.centre() as centre:
+        assert await centre.evidence() == []
     assert (await exported(pair, kept)).verdict is Verdict.WITNESSED, "up to the cosigned head"
 
 
@@ -231,8 +234,9 @@ async def test_the_stored_head_is_replaced_by_one_of_another_key(pair: Pair) -> 
 async def test_the_stored_head_is_replaced_by_an_older_one(pair: Pair) -> None:
     old = await pair.honest(OLD)
     kept = await pair.honest(SIZE)
-    text, (ours, _) = split_note(old)
-    sql(pair, "UPDATE logs SET checkpoint = ?", text.encode() + b"\n" + ours.line())
+    text, (*ours, _) = split_note(old)
+    head = text.encode() + b"\n" + b"".join(s.line() for s in ours)
+    sql(pair, "UPDATE logs SET checkpoint = ?", head)
     assert f"{SIZE} where the checkpoint has {OLD}" in await refused(pair)
     # And all that belongs to it, so that it fits: the tail is withheld, and the tenant shows it.
     sql(pair, "UPDATE logs SET witnessed_size = ?", OLD)
@@ -275,7 +279,7 @@ async def test_the_peaks_are_changed(pair: Pair) -> None:
     assert isinstance(peaks, bytes)
     sql(pair, "UPDATE logs SET peaks = ?", LIE + peaks[32:])
     assert (await exported(pair, kept)).verdict is Verdict.WITNESSED, "nothing is made of them"
-    assert await pair.uploads(more=3) == "witness_inconsistent"
+    assert await pair.uploads(more=3) == "term_inconsistent"
 
 
 @attack("C17")
@@ -304,7 +308,7 @@ async def test_the_logs_key_is_replaced(pair: Pair) -> None:
     assert "not the key that you pinned" in said(await exported(pair, kept))
     unpinned = verify_bundle(pair.folder / "b.zip", witness_vkey=PIN)
     assert unpinned.verdict is Verdict.INVALID
-    assert await pair.uploads(more=1) == "witness_denied"
+    assert await pair.uploads(more=1) == "log_of_another_key"
     # With that key, a head over the very same leaves: only who knows the agent's key sees it.
     root = Checkpoint.parse(split_note(kept)[0]).root
     forged = sign_checkpoint(Checkpoint(ORIGIN, SIZE, root), thief)

@@ -19,7 +19,7 @@ from exclave_testing.uploading import Pair, Working
 
 PHASES = (8, 1, 0, 6)
 """Leaves that are appended between rounds; with GENESIS and batches of four, ten calls."""
-CALLS = ["head", "append", "append", "append", "witness"]
+CALLS = ["head", "begin_term", "append", "append", "append", "witness"]
 CALLS += ["append", "witness", "append", "append", "witness"]
 SCHEDULES = int(os.environ.get("EXCLAVE_UPLOAD_SCHEDULES", "24"))
 """The bounded run of every day; a long run sets more."""
@@ -39,7 +39,7 @@ async def one_round(agent: Working) -> bool:
         agent.uploader._failed(error.code)
         return False
     except Killed:
-        agent.restart()
+        await agent.restart()
         return False
     return True
 
@@ -112,7 +112,7 @@ async def test_an_upload_is_cut_off_by_chance(tmp_path: Path, seed: int) -> None
                 for _ in range(chance.randrange(4)):
                     await one_round(agent)
                 if chance.random() < 0.2:
-                    agent.restart()
+                    await agent.restart()
             await settle(agent)
             await check(pair, centre, agent)
     assert any(number < len(breaking.names) for number in schedule)

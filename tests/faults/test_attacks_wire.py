@@ -13,7 +13,7 @@ import pytest
 from exclave_agent.errors import LinkError
 from exclave_protocol.checkpoint import Checkpoint, sign_checkpoint, verify_cosignature
 from exclave_protocol.leaf import MAX_LEAF, Leaf, LeafType, decode_leaf, encode_leaf
-from exclave_protocol.note import SigningKey, VerifyKey, sign, split_note
+from exclave_protocol.note import Signer, SigningKey, VerifyKey, sign, split_note
 from exclave_protocol.report import Verdict
 from exclave_protocol.tree import MemoryTree, consistency_proof, leaf_hash
 from exclave_protocol.wire import MAX_BATCH_BYTES, MAX_BATCH_LEAVES
@@ -43,7 +43,7 @@ class Wire:
     def tree(self) -> MemoryTree:
         return MemoryTree(map(leaf_hash, self.leaves))
 
-    def note(self, size: int, root: bytes | None = None, key: SigningKey | None = None) -> bytes:
+    def note(self, size: int, root: bytes | None = None, key: Signer | None = None) -> bytes:
         """A signed head; `root` to lie."""
         signer = key or signing_key()
         return sign_checkpoint(Checkpoint(signer.name, size, root or self.tree.root(size)), signer)
@@ -64,6 +64,7 @@ class Wire:
 async def wire(tmp_path: Path) -> AsyncIterator[Wire]:
     pair = Pair(tmp_path)
     kept = await pair.honest(STORED)
+    pair.without_terms()  # whose log it is, is another question
     async with AsyncExitStack() as stack:
         centre = await stack.enter_async_context(pair.centre())
         async with pair.agent(centre.line()) as agent:

@@ -320,11 +320,13 @@ def of_two_epochs(second: Log, size: int = 5) -> list[LogSpec]:
     return [spec_of(Log("edge-2").fill(5), witnessed=size), spec_of(second)]
 
 
+@attack("B55")
 def test_an_epoch_that_continues_nothing(tmp_path: Path) -> None:
     path = write(bundle_of(of_two_epochs(second_epoch(kind=LeafType.BOOT))), tmp_path / "b.zip")
     check(path, Verdict.INVALID, "not an EPOCH that links the epoch before")
 
 
+@attack("B56")
 @pytest.mark.parametrize("name", ["origin", "size", "root"])
 def test_an_epoch_that_continues_something_else(tmp_path: Path, name: str) -> None:
     before = Log("edge-2").fill(5)
@@ -335,6 +337,7 @@ def test_an_epoch_that_continues_something_else(tmp_path: Path, name: str) -> No
     check(path, Verdict.INVALID, f"EPOCH links another {name}")
 
 
+@attack("B57")
 def test_an_epoch_cut_short_under_the_next(tmp_path: Path) -> None:
     """The coordinator shows an older cosigned head of the former epoch than the one it ended at."""
     second = second_epoch({"previous": link(Log("edge-2").fill(5).checkpoint(), b"")})
@@ -342,12 +345,14 @@ def test_an_epoch_cut_short_under_the_next(tmp_path: Path) -> None:
     check(path, Verdict.INCOMPLETE, "EPOCH links another size")
 
 
+@attack("B58")
 def test_an_epoch_grown_after_the_next_began(tmp_path: Path) -> None:
     second = second_epoch({"previous": link(Log("edge-2").fill(4).checkpoint(), b"")})
     path = write(bundle_of(of_two_epochs(second)), tmp_path / "b.zip")
     check(path, Verdict.INVALID, "EPOCH links another size")
 
 
+@attack("B59")
 @pytest.mark.parametrize("first", [0, 3])
 def test_the_record_that_links_an_epoch_cannot_be_left_out(tmp_path: Path, first: int) -> None:
     spec = spec_of(Log("edge-2", epoch=2).fill(6), first=first)
@@ -367,6 +372,7 @@ def test_terms_may_change(tmp_path: Path) -> None:
     assert "in term 7" in check(path, Verdict.WITNESSED).to_text()
 
 
+@attack("B60")
 def test_a_fork_by_another_term_of_the_same_log(tmp_path: Path) -> None:
     """A clone signs with a key of its own; the log's key certified both."""
     clone = rewritten(9)
@@ -376,6 +382,7 @@ def test_a_fork_by_another_term_of_the_same_log(tmp_path: Path) -> None:
     check(path, Verdict.DIVERGED, "the log's key signed another root at size 9")
 
 
+@attack("B61")
 def test_a_term_that_another_log_certified(tmp_path: Path) -> None:
     log = Log("edge-1").fill(12)
     other = Log("edge-9").key
@@ -389,6 +396,7 @@ def test_a_term_that_another_log_certified(tmp_path: Path) -> None:
     check(path, Verdict.INVALID, "term does not verify")
 
 
+@attack("B62")
 def test_the_plain_line_of_a_term_alone(tmp_path: Path) -> None:
     """Without its certificate nobody knows whose key that is."""
     log = Log("edge-1").fill(12)
@@ -398,6 +406,7 @@ def test_the_plain_line_of_a_term_alone(tmp_path: Path) -> None:
     check(path, Verdict.INVALID, "not signed by any known key")
 
 
+@attack("B63")
 def test_a_log_downgraded_to_a_key_without_terms(tmp_path: Path) -> None:
     """Whoever has the log's key at rest signs with it, as if there were no terms."""
     log = Log("edge-1").fill(12)

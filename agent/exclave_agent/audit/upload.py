@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from exclave_agent.errors import AuditDiverged, LinkError, StorageError
 from exclave_agent.ports import AuditHead, AuditSink, Clock, Rng, TermClaim
@@ -18,7 +19,14 @@ from exclave_protocol.checkpoint import (
 )
 from exclave_protocol.errors import ProofError, ProtocolError
 from exclave_protocol.note import VerifyKey, add_signature, split_note
-from exclave_protocol.tree import consistency_proof, root, verify_consistency
+from exclave_protocol.tree import (
+    Frontier,
+    consistency_proof,
+    leaf_hash,
+    peaks,
+    root,
+    verify_consistency,
+)
 from exclave_protocol.wire import MAX_BATCH_BYTES, MAX_BATCH_LEAVES
 
 from . import drafts
@@ -34,6 +42,8 @@ INTERVAL = 300.0
 """Seconds after which the coordinator is asked even when nothing was appended."""
 PAUSE = 1.0
 """Seconds between rounds: leaves of one second share a checkpoint."""
+AHEAD_SECONDS = 300
+"""By which the witness's clock may be ahead of ours."""
 BACKOFF_FIRST = 1.0
 BACKOFF_MOST = 300.0
 
@@ -314,7 +324,29 @@ class Uploader:
 
     # --- leaves up, cosignature down -----------------------------------------------------------
 
+    async def _check_unsent(self) -> None:
+        """What lies on disk and was not sent must be what the writer appended: sent and stored, a
+        record that somebody edited would be ours for ever. Raises: StorageError."""
+        head = await self._store.head()
+        first = self._status.uploaded
+
+        def query(reader: LogReader) -> bool:
+            frontier = Frontier.from_peaks(first, peaks(first, reader.node))
+            for stored in islice(reader.scan(first), head.size - first):
+                if leaf_hash(stored.data) != stored.hash:
+                    return False
+                frontier.append(stored.hash)
+            return frontier.size == head.size and frontier.root() == head.root
+
+        try:
+            sound = await self._store.read(query)
+        except ProofError:
+            sound = False
+        if not sound:
+            raise _altered(f"from {first} on it holds other leaves than were appended")
+
     async def _upload(self) -> None:
+        await self._check_unsent()
         while True:
             first = self._status.uploaded
 
@@ -363,7 +395,10 @@ class Uploader:
             raise _sharpen(error, f"witness {old} {signed.checkpoint.size}") from error
         try:
             text, _ = split_note(signed.note)
-            verify_cosignature(text, line, self._witness)
+            at = verify_cosignature(text, line, self._witness)
+            if at > self._clock.now_ns() // 10**9 + AHEAD_SECONDS:
+                # Dated ahead it would not show later that this head was known before a bundle.
+                raise ProofError(f"it is dated ahead of this machine's clock ({at})")
             note = add_signature(signed.note, line)
         except ProtocolError as error:
             raise AuditDiverged(
@@ -387,11 +422,14 @@ class Uploader:
         try:
             return await self._store.read(query)
         except ProofError as error:
-            raise StorageError(
-                f"the log on disk no longer has the tree that was written ({error.message}); "
-                "run `exclave-agent audit verify`",
-                code="log_altered",
-            ) from error
+            raise _altered(error.message) from error
+
+
+def _altered(why: str) -> StorageError:
+    return StorageError(
+        f"the log on disk no longer has what was written ({why}); run `exclave-agent audit verify`",
+        code="log_altered",
+    )
 
 
 def _sharpen(error: LinkError, call: str) -> LinkError:

@@ -9,7 +9,7 @@ from exclave_protocol.checkpoint import Checkpoint, open_checkpoint
 from exclave_protocol.errors import ProofError, ProtocolError
 from exclave_protocol.leaf import NO_PREV, Leaf, LeafType, check_follows, decode_leaf
 from exclave_protocol.note import VerifyKey
-from exclave_protocol.tree import Frontier, leaf_hash, root
+from exclave_protocol.tree import Frontier, leaf_hash, peaks, root
 
 from .store import LogReader, StoredLeaf
 
@@ -35,13 +35,15 @@ class LogState:
 
 def verify_log(reader: LogReader, *, origin: str, epoch: int, key: VerifyKey) -> LogState:
     """Read the whole log and check every leaf's format, hash, place and predecessor, every
-    stored tree node, and that the tree extends our newest signed checkpoint.
+    stored tree node, that the tree extends our newest signed checkpoint, and that no more values
+    are gone than erasures account for.
 
     Raises: StorageError: "log_altered" (names the seq), "log_truncated",
-    "checkpoint_invalid".
+    "checkpoint_invalid", "values_missing", "vault_damaged".
     """
     state = _scan(reader, origin=origin, epoch=epoch, key=key, first=0, decode_from=0)
     _check_nodes(reader, state)
+    _check_values(reader)
     return state
 
 
@@ -147,16 +149,11 @@ def _track(open_intents: dict[str, int], leaf: Leaf) -> None:
 
 def _frontier_at(reader: LogReader, size: int) -> Frontier:
     """The peaks at `size`, a multiple of a tile, from stored nodes."""
-    peaks: list[bytes] = []
-    begin = 0
     try:
-        for level in range(size.bit_length() - 1, -1, -1):
-            if size >> level & 1:
-                peaks.append(reader.node(level, begin >> level))
-                begin += 1 << level
+        found = peaks(size, reader.node)
     except ProofError as error:
-        raise _altered(begin, f"has no tree above it ({error.message})") from error
-    return Frontier.from_peaks(size, peaks)
+        raise _altered(max(size - 1, 0), f"has no tree above it ({error.message})") from error
+    return Frontier.from_peaks(size, found)
 
 
 def _check_signed(reader: LogReader, checkpoint: Checkpoint, scanned: bytes | None) -> None:
@@ -169,6 +166,23 @@ def _check_signed(reader: LogReader, checkpoint: Checkpoint, scanned: bytes | No
             f"the log was altered on disk: its first {checkpoint.size} leaves are not those "
             "that this agent signed",
             code="log_altered",
+        )
+
+
+def _check_values(reader: LogReader) -> None:
+    """Whoever deletes a key of the vault by hand leaves no ERASURE."""
+    gone = erased = 0
+    for stored in reader.scan(0):
+        leaf = decode_leaf(stored.data)
+        gone += bool(leaf.sd) and not reader.private(stored.seq)
+        if leaf.type is LeafType.ERASURE:
+            erased += int(str(leaf.body.get("leaves", "0")))
+    if gone > erased:
+        raise StorageError(
+            f"the values of {gone} records are gone, and the record accounts for {erased}: keys "
+            "or values were deleted by hand (or an erasure was cut off: start the agent, which "
+            "finishes it)",
+            code="values_missing",
         )
 
 

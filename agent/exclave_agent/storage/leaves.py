@@ -215,7 +215,9 @@ class LeafReader:
 
     def quiet_before(self) -> int:
         rows = self._rows("SELECT value FROM state WHERE key = ?", f"{QUIET_KEY}.{self.epoch}")
-        return int(bytes(rows[0][0])) if rows and isinstance(rows[0][0], bytes) else 0
+        mark = bytes(rows[0][0]) if rows and isinstance(rows[0][0], bytes) else b"0"
+        # It only saves work: what cannot be a mark means that all is looked at.
+        return int(mark) if mark.isdigit() and len(mark) < 19 else 0
 
     def walk(self, name: str) -> bytes | None:
         rows = self._rows("SELECT value FROM state WHERE key = ?", _walk_key(self.epoch, name))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from exclave_coordinator.errors import StorageError
 from exclave_coordinator.ports import Chain, ChainState, Clock, StoredLeaf, Tx
 from exclave_protocol.canonical import JsonValue
 from exclave_protocol.checkpoint import Checkpoint, sign_checkpoint
@@ -17,6 +18,15 @@ from exclave_protocol.witness import proof_between
 EPOCH = 1
 _PAGE = 65_536
 """Leaf hashes read at once (2 MiB)."""
+
+
+def leaves_missing(origin: str, begin: int, end: int) -> StorageError:
+    """Our own database is not whole: nobody else is to blame, and nothing is signed over it."""
+    return StorageError(
+        f"leaves of {origin} from {begin} to {end} are missing in the coordinator's database: "
+        "restore it from a backup",
+        code="leaves_lost",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +92,8 @@ class OwnLog:
         """The head now, with the proof that it extends the first `size` leaves.
 
         `known` is the frontier at that size, or at a smaller one: what lies between is read.
-        Raises: ProofError when the log has fewer leaves, or `known` is of more.
+        Raises: ProofError when the log has fewer leaves, or `known` is of more; StorageError when
+        leaves that it has are not in the database.
         """
         chain = self._table(tx)
         state = chain.state()
@@ -90,11 +101,17 @@ class OwnLog:
             raise ProofError(f"no proof from size {size} to size {state.size}")
         old = known.copy()
         while old.size < size:
-            old.extend(chain.hashes(old.size, min(size, old.size + _PAGE)))
+            old.extend(self._hashes(chain, old.size, min(size, old.size + _PAGE)))
         proof: list[bytes] = []
         if 0 < size < state.size:
-            proof = proof_between(old, state.size, chain.hashes(size, state.size))
+            proof = proof_between(old, state.size, self._hashes(chain, size, state.size))
         return Head(state, self.checkpoint(state), tuple(proof))
+
+    def _hashes(self, chain: Chain, begin: int, end: int) -> Sequence[bytes]:
+        found = chain.hashes(begin, end)
+        if len(found) != end - begin:
+            raise leaves_missing(self.origin, begin, end)
+        return found
 
     def _next(
         self, chain: Chain, state: ChainState, kind: LeafType, body: Mapping[str, JsonValue]

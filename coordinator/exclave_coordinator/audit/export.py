@@ -14,6 +14,7 @@ from exclave_coordinator.errors import Invalid, NotFound, StorageError, StorageF
 from exclave_coordinator.ports import AgentKey, Clock, Log, StoredLeaf, Tx
 from exclave_protocol.bundle import BundleSpec, LogSpec, Written, write_bundle
 from exclave_protocol.checkpoint import agent_log_key, log_origin
+from exclave_protocol.errors import EvidenceError
 from exclave_protocol.layout import wanted
 from exclave_protocol.standalone import verifier
 
@@ -46,6 +47,12 @@ class Exporter:
         """
         try:
             return self._write(tx, out, tenant, begin, end)
+        except EvidenceError as error:
+            raise StorageError(
+                f"the bundle would not verify: {error.message}; the coordinator's database is "
+                "damaged, or was changed: restore it from a backup",
+                code="database_altered",
+            ) from error
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull("the disk is full; no bundle was written") from error

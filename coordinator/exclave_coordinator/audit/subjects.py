@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from exclave_coordinator.audit.chain import leaves_missing
 from exclave_coordinator.audit.epochs import check_epoch
 from exclave_coordinator.errors import Precondition
 from exclave_coordinator.ports import Evidence, Log, Tx
@@ -81,7 +82,8 @@ class Subject(Protocol):
         ...
 
     def judge(self, tx: Tx, new: Submitted) -> Contradiction | Subject:
-        """What contradicts the checkpoint, or the log as it is known with it. Raises: Fenced."""
+        """What contradicts the checkpoint, or the log as it is known with it. Raises: Fenced,
+        StorageError (what must be here is not)."""
         ...
 
     def current(self, tx: Tx) -> Subject:
@@ -145,7 +147,10 @@ class AgentSubject:
             )
         frontier = Frontier.from_peaks(size, self.log.peaks)
         old_root = frontier.root()
-        frontier.extend(tx.logs.hashes(self.log.id, size, checkpoint.size))
+        fresh = tx.logs.hashes(self.log.id, size, checkpoint.size)
+        if len(fresh) != checkpoint.size - size:
+            raise leaves_missing(self.origin, size, checkpoint.size)
+        frontier.extend(fresh)
         if frontier.size != checkpoint.size or frontier.root() != checkpoint.root:
             return Contradiction(
                 "fork" if checkpoint.size == size else "root",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
+from exclave_coordinator.audit.chain import leaves_missing
 from exclave_coordinator.audit.epochs import check_epoch
 from exclave_coordinator.audit.subjects import TERM
 from exclave_coordinator.errors import (
@@ -226,7 +227,7 @@ def _check_shape(claim: Claim) -> None:
 def _contradiction(tx: Tx, log: Log, claim: Claim, head: Checkpoint) -> str:
     """Why the head cannot be of the log that is here; "": it continues it.
 
-    Raises: Stale, Invalid.
+    Raises: Stale, Invalid, StorageError (what must be here is not).
     """
     if claim.old_size != log.witnessed_size:
         raise Stale(
@@ -243,7 +244,10 @@ def _contradiction(tx: Tx, log: Log, claim: Claim, head: Checkpoint) -> str:
     except ProofError as error:
         return f"does not extend the cosigned head ({error.message})"
     if head.size <= log.size:
-        frontier.extend(tx.logs.hashes(log.id, log.witnessed_size, head.size))
+        fresh = tx.logs.hashes(log.id, log.witnessed_size, head.size)
+        if len(fresh) != head.size - log.witnessed_size:
+            raise leaves_missing(head.origin, log.witnessed_size, head.size)
+        frontier.extend(fresh)
         if frontier.root() != head.root:
             return f"is not over the {head.size} leaves that were uploaded"
     return ""

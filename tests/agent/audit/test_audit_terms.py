@@ -24,6 +24,7 @@ from exclave_protocol.checkpoint import open_checkpoint, open_signed
 from exclave_protocol.leaf import decode_leaf
 from exclave_protocol.note import open_note
 from exclave_protocol.term import opens
+from exclave_testing.attacks import attack
 from exclave_testing.audit import FakeAuditSink, signing_key, witness_key
 from exclave_testing.clock import FakeClock
 from exclave_testing.homes import KEY, Home, intent
@@ -97,6 +98,7 @@ async def test_each_start_signs_with_a_key_of_its_own(tmp_path: Path, sink: Fake
     assert len(set(publics)) == 3
 
 
+@attack("A39")
 async def test_no_key_of_a_term_is_in_the_home(tmp_path: Path, sink: FakeAuditSink) -> None:
     async with booted(tmp_path / "home", sink) as process:
         await process.uploader.once()
@@ -142,6 +144,7 @@ async def test_a_rotation_is_on_record_and_goes_on(tmp_path: Path, sink: FakeAud
 # --- copies -------------------------------------------------------------------------------------
 
 
+@attack("A36")
 async def test_a_clone_that_starts_stops_the_one_it_was_copied_from(
     tmp_path: Path, sink: FakeAuditSink
 ) -> None:
@@ -161,6 +164,7 @@ async def test_a_clone_that_starts_stops_the_one_it_was_copied_from(
             assert second.frozen == []
 
 
+@attack("A37")
 async def test_a_clone_that_starts_second_is_stopped(tmp_path: Path, sink: FakeAuditSink) -> None:
     original = tmp_path / "original"
     async with booted(original, sink, 1) as process:
@@ -176,6 +180,7 @@ async def test_a_clone_that_starts_second_is_stopped(tmp_path: Path, sink: FakeA
     assert len(sink.leaves) == size
 
 
+@attack("A38")
 async def test_a_home_put_back_from_a_backup_is_stopped(
     tmp_path: Path, sink: FakeAuditSink
 ) -> None:
@@ -192,6 +197,7 @@ async def test_a_home_put_back_from_a_backup_is_stopped(
         assert [found.code for found in process.frozen] == ["head_ahead"]
 
 
+@attack("W42")
 async def test_a_word_alone_freezes_nothing(tmp_path: Path, sink: FakeAuditSink) -> None:
     async with booted(tmp_path, sink) as process:
         await process.uploader.once()
@@ -269,6 +275,7 @@ async def test_the_nonce_is_on_disk_before_it_is_committed_to(
         assert sink.term is not None
 
 
+@attack("A40")
 async def test_terms_that_are_damaged_are_refused(tmp_path: Path) -> None:
     async with Home(tmp_path) as home:
         await home.storage.state.put("audit.term.1", b"{")
