@@ -34,8 +34,11 @@ class Home:
         rng: Rng | None = None,
         seed: int = 1,
         agent: str = "spiffe://t",
+        epoch: int = 1,
     ) -> None:
         self.path = path
+        self.epoch = epoch
+        self.key = signing_key(ORIGIN.removesuffix("1") + str(epoch)).verify_key
         self.agent = agent
         self.clock = clock or FakeClock()
         self.rng = rng or SeededRng(seed)
@@ -45,18 +48,18 @@ class Home:
 
     async def __aenter__(self) -> Home:
         try:
-            self.database = self.storage.open_log(ORIGIN, KEY)
+            self.database = self.storage.open_log(self.key.name, self.key, epoch=self.epoch)
         except BaseException:
             await self.storage.close()
             raise
         self.log = Log(self.database, self.clock, self.rng)
         if self.log.size == 0:
-            await self.log.append(drafts.genesis(agent=self.agent, vkey=KEY.vkey, version="1"))
+            await self.log.append(drafts.genesis(agent=self.agent, vkey=self.key.vkey, version="1"))
         return self
 
     def terms(self) -> Terms:
         """Of this home; `begin` one."""
-        return Terms(self.storage.state, log_private(), ORIGIN, 1, self.rng)
+        return Terms(self.storage.state, log_private(), self.key.name, self.epoch, self.rng)
 
     async def boot(
         self,
@@ -68,7 +71,7 @@ class Home:
         """Write a start into the log, as the agent does."""
         start = Starting(
             agent="spiffe://t",
-            vkey=KEY.vkey,
+            vkey=self.key.vkey,
             version="1",
             boot_id="b",
             runtimes=["llama"],

@@ -84,14 +84,20 @@ class Log:
         return appended
 
     async def forget(
-        self, draft: LeafDraft, seqs: Sequence[int], name: str, walk: bytes
+        self,
+        draft: LeafDraft,
+        seqs: Sequence[int],
+        name: str,
+        walk: bytes,
+        *,
+        epoch: int | None = None,
     ) -> Appended | None:
         """Destroy the values of these leaves and record it; see `LeafStore.forget`.
 
         Raises: StorageFull, StorageError; then all of them are still there.
         """
         prepared = prepare(draft, time_ns=self._clock.now_ns(), rng=self._rng)
-        appended = await self._store.forget(prepared, seqs, name, walk)
+        appended = await self._store.forget(prepared, seqs, name, walk, epoch=epoch)
         if appended is not None:
             self._landed(appended)
         return appended

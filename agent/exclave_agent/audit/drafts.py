@@ -127,8 +127,9 @@ def model_change(
     )
 
 
-def retained(name: str, days: int, seqs: Sequence[int]) -> LeafDraft:
-    """The values of these leaves were destroyed: the days of their class are over."""
+def retained(name: str, days: int, seqs: Sequence[int], *, log: str = "") -> LeafDraft:
+    """The values of these leaves were destroyed: the days of their class are over. `log`: whose
+    they are, if it is a former epoch's."""
     body: Body = {
         "reason": "retention",
         "class": name,
@@ -137,13 +138,22 @@ def retained(name: str, days: int, seqs: Sequence[int]) -> LeafDraft:
         "last": str(max(seqs)),
         "leaves": str(len(seqs)),
     }
+    if log:
+        body["log"] = log
     return LeafDraft(LeafType.ERASURE, body)
 
 
-def erased(leaves: int, span: tuple[int, int] | None, answers: int) -> LeafDraft:
+def erased(
+    leaves: int,
+    span: tuple[int, int] | None,
+    answers: int,
+    former: Mapping[str, int] | None = None,
+) -> LeafDraft:
     """The key of a subject was destroyed, and with it the values of these leaves. Nothing says
-    whose: that would outlast what was erased."""
+    whose: that would outlast what was erased. `former`: leaves of former epochs, by origin."""
     body: Body = {"reason": "subject", "leaves": str(leaves), "answers": str(answers)}
+    if former:
+        body["former"] = {origin: str(count) for origin, count in former.items()}
     if span is not None:
         body |= {"first": str(span[0]), "last": str(span[1])}
     return LeafDraft(LeafType.ERASURE, body)

@@ -36,6 +36,11 @@ class Epoch:
         return msgspec.json.encode(self)
 
 
+def former_origin(origin: str, epoch: int, former: int) -> str:
+    """The origin of a former epoch's log; "": it is this one."""
+    return "" if former == epoch else origin.removesuffix(str(epoch)) + str(former)
+
+
 def decode(data: bytes | None) -> Epoch:
     """What is kept under EPOCH_KEY. Raises: StorageError ("epoch_damaged")."""
     if data is None:

@@ -20,6 +20,7 @@ from exclave_agent.ports import Clock, Ids
 
 from . import drafts
 from .append import Log
+from .epoch import former_origin
 from .retention import MAX_LEAVES, MAX_SCANNED
 from .store import Erasing, Hold, LogReader, Subjects
 
@@ -91,28 +92,37 @@ class Eraser:
 
     async def _finish(self, erasing: Erasing) -> Erased:
         await self._empty()
-        seqs = await self._seqs(erasing)
+        store = self._record.store
+        found = {epoch: await self._seqs(erasing, epoch) for epoch in range(1, store.epoch + 1)}
+        seqs = found[store.epoch]
+        former = {
+            former_origin(store.origin, store.epoch, epoch): len(of)
+            for epoch, of in found.items()
+            if of and epoch != store.epoch
+        }
         answers = await self._subjects.drop_answers(erasing)
         span = (seqs[0], seqs[-1]) if seqs else None
         appended = await self._record.append_once(
-            b"erasure\n" + erasing.name, drafts.erased(len(seqs), span, answers)
+            b"erasure\n" + erasing.name, drafts.erased(len(seqs), span, answers, former)
         )
-        for start in range(0, len(seqs), MAX_LEAVES):
-            await self._record.store.wipe(erasing, seqs[start : start + MAX_LEAVES])
+        for epoch, of in found.items():
+            for start in range(0, len(of), MAX_LEAVES):
+                await store.wipe(erasing, of[start : start + MAX_LEAVES], epoch=epoch)
         await self._empty()
         await self._subjects.bury(erasing)
-        return Erased(len(seqs), answers, None if appended is None else appended.seq)
+        leaves = len(seqs) + sum(former.values())
+        return Erased(leaves, answers, None if appended is None else appended.seq)
 
-    async def _seqs(self, erasing: Erasing) -> Sequence[int]:
+    async def _seqs(self, erasing: Erasing, epoch: int) -> Sequence[int]:
         """The leaves that were the subject's. None comes after: its key is gone."""
         found = array("Q")
-        size = (await self._record.store.head()).size
+        size = await self._record.store.read(lambda reader: reader.size(), epoch=epoch)
         for first in range(0, size, MAX_SCANNED):
 
             def look(reader: LogReader, first: int = first) -> list[int]:
                 return reader.of_subject(erasing.number, first, MAX_SCANNED)
 
-            found.extend(await self._record.store.read(look))
+            found.extend(await self._record.store.read(look, epoch=epoch))
         return found
 
     async def _empty(self) -> None:

@@ -24,6 +24,7 @@ from exclave_protocol.leaf import Leaf, LeafType, decode_leaf
 
 from . import drafts
 from .append import Log
+from .epoch import former_origin
 from .store import LogReader
 
 log = logging.getLogger(__name__)
@@ -105,14 +106,18 @@ class Retainer:
         policy = self._policy()
         retention = None if policy is None else policy.retention
         if policy is not None and retention is not None:
-            for each in retention.classes:
-                for _ in range(MAX_STEPS):
-                    if not await self._step(policy, retention, each):
-                        break
+            # Former epochs' values are kept as long as this one's.
+            for epoch in range(self._record.store.epoch, 0, -1):
+                for each in retention.classes:
+                    for _ in range(MAX_STEPS):
+                        if not await self._step(policy, retention, each, epoch):
+                            break
         if self._left_behind:
             self._left_behind = not await self._truncate()
 
-    async def _step(self, policy: Governing, retention: Retention, kind: RetentionClass) -> bool:
+    async def _step(
+        self, policy: Governing, retention: Retention, kind: RetentionClass, epoch: int
+    ) -> bool:
         """Whether there may be more to do."""
         now_ns = self._clock.now_ns()
         store = self._record.store
@@ -120,17 +125,19 @@ class Retainer:
         def search(reader: LogReader) -> _Found:
             return _Search(reader, retention, policy.approvals, kind, now_ns, self._live).found()
 
-        found = await store.read(search)
+        found = await store.read(search, epoch=epoch)
         walk = None if found.walk is None else found.walk.encode()
         if found.seqs:
             assert walk is not None, "what was found was walked to"
-            erasure = drafts.retained(kind.name, kind.days, found.seqs)
-            if await self._record.forget(erasure, found.seqs, kind.name, walk) is None:
+            log_of = former_origin(store.origin, store.epoch, epoch)
+            erasure = drafts.retained(kind.name, kind.days, found.seqs, log=log_of)
+            gone = await self._record.forget(erasure, found.seqs, kind.name, walk, epoch=epoch)
+            if gone is None:
                 return False  # a legal hold was set just now: the next run sees it
             self._left_behind = True
             log.info("values of %d records of class %s destroyed", len(found.seqs), kind.name)
         elif walk is not None:
-            await store.note_walk(kind.name, walk)
+            await store.note_walk(kind.name, walk, epoch=epoch)
         return not found.over
 
 

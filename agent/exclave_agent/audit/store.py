@@ -163,17 +163,27 @@ class LeafStore(Protocol):
         ...
 
     async def forget(
-        self, prepared: Prepared, seqs: Sequence[int], name: str, walk: bytes
+        self,
+        prepared: Prepared,
+        seqs: Sequence[int],
+        name: str,
+        walk: bytes,
+        *,
+        epoch: int | None = None,
     ) -> Appended | None:
         """Destroy the values of these leaves, append the leaf that says so, and remember how far
-        class `name` has come, in one transaction. None: a legal hold stands on one of them."""
+        class `name` has come, in one transaction. None: a legal hold stands on one of them.
+
+        `epoch`: whose leaves; a former one's, too, are destroyed by a leaf of this one."""
         ...
 
-    async def note_walk(self, name: str, walk: bytes) -> None:
+    async def note_walk(self, name: str, walk: bytes, *, epoch: int | None = None) -> None:
         """Remember the last of these alone: there was nothing to destroy."""
         ...
 
-    async def wipe(self, erasing: Erasing, seqs: Sequence[int]) -> None:
+    async def wipe(
+        self, erasing: Erasing, seqs: Sequence[int], *, epoch: int | None = None
+    ) -> None:
         """Overwrite the sealed values of these leaves, as far as they are the subject's."""
         ...
 
@@ -195,8 +205,8 @@ class LeafStore(Protocol):
         """Keep the chain's `quiet_before` for the next boot's scan."""
         ...
 
-    async def read(self, query: Callable[[LogReader], T]) -> T:
-        """Run `query` on a snapshot, off the event loop."""
+    async def read(self, query: Callable[[LogReader], T], *, epoch: int | None = None) -> T:
+        """Run `query` on a snapshot, off the event loop; `epoch`: a former one's."""
         ...
 
 

@@ -38,7 +38,8 @@ def verify_home(home: Path, epoch: int | None = None) -> int:
     def query(log: LogReader) -> int:
         origin = log_origin(who.trust_domain, who.tenant, who.name, log.epoch)
         key = agent_log_key(origin, public)
-        return verify_log(log, origin=origin, epoch=log.epoch, key=key).size
+        known = epoch is None
+        return verify_log(log, origin=origin, epoch=log.epoch, key=key, values=known).size
 
     return read(home, query, epoch)
 

@@ -320,9 +320,16 @@ class LeafDatabase:
         return await self._writer.append(prepared, run=keep)
 
     async def forget(
-        self, prepared: Prepared, seqs: Sequence[int], name: str, walk: bytes
+        self,
+        prepared: Prepared,
+        seqs: Sequence[int],
+        name: str,
+        walk: bytes,
+        *,
+        epoch: int | None = None,
     ) -> Appended | None:
-        first = self.epoch << SEQ_BITS
+        whose = epoch or self.epoch
+        first = whose << SEQ_BITS
         vault = self._tail.vault
 
         def destroy(connection: sqlite3.Connection) -> object:
@@ -335,16 +342,19 @@ class LeafDatabase:
                 "UPDATE leaf SET subject = NULL, sealed = NULL WHERE id = ?",
                 [(first + seq,) for seq in seqs],
             )
-            _note_walk(connection, self.epoch, name, walk)
+            _note_walk(connection, whose, name, walk)
             return True
 
         return await self._writer.append(prepared, run=destroy)
 
-    async def note_walk(self, name: str, walk: bytes) -> None:
-        await self._writer.run(lambda connection: _note_walk(connection, self.epoch, name, walk))
+    async def note_walk(self, name: str, walk: bytes, *, epoch: int | None = None) -> None:
+        whose = epoch or self.epoch
+        await self._writer.run(lambda connection: _note_walk(connection, whose, name, walk))
 
-    async def wipe(self, erasing: Erasing, seqs: Sequence[int]) -> None:
-        first = self.epoch << SEQ_BITS
+    async def wipe(
+        self, erasing: Erasing, seqs: Sequence[int], *, epoch: int | None = None
+    ) -> None:
+        first = (epoch or self.epoch) << SEQ_BITS
         await self._writer.run(
             lambda connection: connection.executemany(
                 "UPDATE leaf SET subject = NULL, sealed = NULL WHERE id = ? AND subject = ?",
@@ -387,8 +397,8 @@ class LeafDatabase:
 
         return await self._writer.run(find)
 
-    async def read(self, query: Callable[[LogReader], T]) -> T:
+    async def read(self, query: Callable[[LogReader], T], *, epoch: int | None = None) -> T:
         def snapshot(connection: sqlite3.Connection, vault: VaultReader | None) -> T:
-            return query(LeafReader(connection, vault, self.epoch))
+            return query(LeafReader(connection, vault, epoch or self.epoch))
 
         return await asyncio.wrap_future(self._pool.submit(snapshot))

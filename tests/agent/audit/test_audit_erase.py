@@ -169,9 +169,9 @@ async def test_an_erasure_that_is_cut_off_is_finished_at_the_next_start(
         owner, name = places[where]
         work = getattr(owner, name)
 
-        async def cut(*args: Any) -> None:
+        async def cut(*args: Any, **named: Any) -> None:
             if after:
-                await work(*args)
+                await work(*args, **named)
             raise Cut
 
         monkeypatch.setattr(owner, name, cut)
@@ -325,9 +325,9 @@ async def test_a_hold_that_is_set_while_retention_looks_stops_that_too(tmp_path:
         chore = retainer(home)
         forget = home.log.forget
 
-        async def held(*args: Any) -> Any:
+        async def held(*args: Any, **named: Any) -> Any:
             await eraser(home).hold("just-now", ADA)
-            return await forget(*args)
+            return await forget(*args, **named)
 
         home.log.forget = held  # type: ignore[method-assign]
         await chore.run()

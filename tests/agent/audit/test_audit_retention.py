@@ -383,3 +383,20 @@ async def test_what_could_not_be_recorded_was_not_destroyed(
         assert await values(home, 1)
         await chore.retainer.run()
         assert not await values(home, 1)
+
+
+async def test_values_of_a_former_epoch_go_too(tmp_path: Path) -> None:
+    async with Home(tmp_path) as home:
+        await decided(home, "a")
+        former = home.log.store.origin
+    async with Home(tmp_path, epoch=2) as home:
+        chore = Chore(home, SHORT)
+        await decided(home, "b")
+        later(home, 31)
+        await chore.retainer.run()
+        found = [leaf for leaf in await leaves(home) if leaf.type is LeafType.ERASURE]
+        assert [leaf.body.get("log") for leaf in found] == [None, former]
+        gone = await home.database.read(lambda reader: reader.private(1), epoch=1)
+        assert (gone, await values(home, 1)) == ([], [])
+        await chore.retainer.run()
+        assert len([x for x in await leaves(home) if x.type is LeafType.ERASURE]) == 2, "once"

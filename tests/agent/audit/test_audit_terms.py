@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from exclave_agent.audit import drafts
 from exclave_agent.audit import epoch as epochs
 from exclave_agent.audit.checkpoint import Checkpointer
-from exclave_agent.audit.epoch import Frost
+from exclave_agent.audit.epoch import Epoch, Frost
+from exclave_agent.audit.erase import Eraser
 from exclave_agent.audit.rotate import Rotation
 from exclave_agent.audit.term import Terms
 from exclave_agent.audit.upload import Uploader
@@ -25,9 +27,9 @@ from exclave_protocol.leaf import decode_leaf
 from exclave_protocol.note import open_note
 from exclave_protocol.term import opens
 from exclave_testing.attacks import attack
-from exclave_testing.audit import FakeAuditSink, signing_key, witness_key
-from exclave_testing.clock import FakeClock
-from exclave_testing.homes import KEY, Home, intent
+from exclave_testing.audit import ORIGIN, FakeAuditSink, signing_key, witness_key
+from exclave_testing.clock import FakeClock, SequentialIds
+from exclave_testing.homes import KEY, Home, execute, intent, state
 
 WITNESS = witness_key()
 
@@ -359,3 +361,40 @@ async def test_whoever_is_stopped_hands_its_own_head_in(
         (note,) = handed
         assert open_signed(note, KEY).certificate == process.terms.key.certificate
         assert open_checkpoint(note, KEY).size == process.home.log.size
+
+
+# --- former epochs ------------------------------------------------------------------------------
+
+
+async def test_what_is_erased_is_erased_in_former_epochs_too(tmp_path: Path) -> None:
+    origin = ORIGIN.removesuffix("1") + "2"
+    async with Home(tmp_path) as home:
+        for number in range(3):
+            await home.log.append(intent(f"old {number}", subject="ada"))
+        await home.log.append(intent("other", subject="bob"))
+    async with Home(tmp_path, epoch=2) as home:
+        assert home.log.store.origin == origin
+        before = Epoch(2, ORIGIN, 4, bytes(32), b"", "test", 5)
+        await home.boot(epoch=before)
+        assert (await types(home))[:5] == ["GENESIS", "EPOCH", "GAP", "RECOVERY", "BOOT"]
+        await home.log.append(intent("new", subject="ada"))
+        storage = home.storage
+        eraser = Eraser(home.log, storage.subjects, storage.truncate, home.clock, SequentialIds())
+        done = await eraser.erase("ada")
+        assert done.leaves == 4
+        last = decode_leaf((await home.database.read(_leaves))[-1])
+        assert last.body["former"] == {ORIGIN: "3"}
+        assert last.body["leaves"] == "1"
+    rows = execute(state(tmp_path), "SELECT count(*) FROM leaf WHERE sealed IS NOT NULL")
+    assert rows == [(1,)]
+
+
+async def test_a_crash_while_an_epoch_opens_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    before = Epoch(2, ORIGIN, 4, bytes(32), b"note", "test", 9)
+    async with Home(tmp_path, epoch=2) as home:
+        await home.log.append(drafts.epoch(before))
+    async with Home(tmp_path, epoch=2) as home:
+        await home.boot(epoch=before)
+        assert await types(home) == ["GENESIS", "EPOCH", "GAP", "RECOVERY", "BOOT"]
+        gap = decode_leaf((await home.database.read(_leaves))[2])
+        assert (gap.body["first"], gap.body["leaves"]) == ("4", "5")
