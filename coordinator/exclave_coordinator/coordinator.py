@@ -231,7 +231,7 @@ def _build(
             told=metrics,
         ),
         recorder=Recorder(store, operators),
-        exporter=Exporter(witness, operators, domain, clock=clock),
+        exporter=Exporter(witness, operators, domain, clock=clock, spool=home.run),
         metrics=metrics,
         clock=clock,
         ids=ids,

@@ -5,24 +5,34 @@ Everything streams: hashes and records are read once from iterators and never he
 
 from __future__ import annotations
 
+import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import BinaryIO
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from . import layout
 from .archive import Member
 from .byhand import VERIFY_MD
 from .canonical import JsonValue
 from .checkpoint import Checkpoint
+from .dsse import Envelope
 from .errors import EvidenceError, LeafError
+from .index import Index
 from .layout import LogEntry, Manifest, Tally
 from .leaf import decode_leaf
+from .listings import listings
 from .note import split_note
 from .page import render
 from .tree import HASH_SIZE
 
+_SPOOLED = 8 << 20
+"""Bytes of index.csv that are held before they go to a file."""
+_CHUNK = 1 << 16
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can state: equal input, equal bytes
 
 
@@ -81,7 +91,12 @@ class BundleSpec:
     verifier: bytes = b""
     """See `standalone.verifier`; empty: it is not in the bundle."""
     page: bool = False
-    """Whether the bundle has its page for people, `report.html`."""
+    """Whether the bundle has what is made of its records: the page for people `report.html`,
+    `index.csv` and `listings.json`."""
+    signer: Ed25519PrivateKey | None = field(default=None, repr=False)
+    """The key of the operators' log, which signs the bundle; a bundle with that log needs it."""
+    spool: Path | None = None
+    """Where what cannot be held is kept meanwhile; None: the system's folder for such."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +134,19 @@ class _Writer:
         """Add one small file."""
         self.stream(name, [data])
 
-    def close(self) -> None:
-        """Write SHA256SUMS and the directory. Only now is the zip complete."""
+    def close(self, signer: Ed25519PrivateKey | None) -> None:
+        """Write SHA256SUMS, the signature and the directory. Only now is the zip complete."""
         lines = (f"{digest}  {name}\n" for name, digest in sorted(self._sums.items()))
         self.add(layout.SUMS, "".join(lines).encode())
+        if signer is not None:
+            stated = layout.statement(self._sums[layout.MANIFEST], self._sums[layout.SUMS])
+            envelope = Envelope.signed(layout.STATEMENT_TYPE, stated, [signer])
+            self.add(layout.SIGNED, envelope.encode())
         self._zip.close()
+
+    def abandon(self) -> None:
+        """Let go of a zip that will never be complete: collected, it would complete itself."""
+        self._zip.fp = None
 
 
 def _hashes(log: LogSpec, size: int) -> Iterable[bytes]:
@@ -172,12 +195,12 @@ def _add_records(writer: _Writer, log: LogSpec, tally: Tally) -> None:
     tally.finish()
 
 
-def _add_log(writer: _Writer, log: LogSpec) -> Tally:
+def _add_log(writer: _Writer, log: LogSpec, index: Index) -> Tally:
     size = log.size
     entry = LogEntry(
         log.agent, log.epoch, log.origin, log.vkey, size, log.uploaded, log.first, log.end
     )
-    tally = Tally(entry)
+    tally = Tally(entry, index=index)
     writer.add(entry.key_file, f"{log.vkey}\n".encode())
     writer.add(f"{entry.place}/checkpoint", log.checkpoint)
     writer.stream(f"{entry.place}/hashes", _hashes(log, size), packed=False)
@@ -195,15 +218,26 @@ def write_bundle(out: BinaryIO, spec: BundleSpec) -> Written:
     Raises: EvidenceError when the spec does not fit the layout (names, order, counts), NoteError
     when a checkpoint does not parse; `out` then holds an incomplete zip.
     """
-    writer = _Writer(out)
+    writer, place = _Writer(out), None if spec.spool is None else str(spec.spool)
+    try:
+        with tempfile.SpooledTemporaryFile(_SPOOLED, dir=place) as rows:
+            return _write(writer, spec, rows)
+    except BaseException:
+        writer.abandon()
+        raise
+
+
+def _write(writer: _Writer, spec: BundleSpec, rows: IO[bytes]) -> Written:
+    """`rows` takes index.csv, which grows while the records go by."""
     writer.add(layout.BY_HAND, VERIFY_MD.encode())
     if spec.verifier:
         writer.add(layout.VERIFIER, spec.verifier)
     writer.add(layout.WITNESS_KEY, f"{spec.witness_vkey}\n".encode())
     tallies: list[Tally] = []
+    index = Index(rows.write)
     registered: set[str] = set()
     for log in spec.logs:
-        tallies.append(_add_log(writer, log))
+        tallies.append(_add_log(writer, log, index))
         if log.agent and log.agent not in registered:
             registered.add(log.agent)
             writer.add(f"logs/{log.agent}/registration.json", layout.registration(log.registration))
@@ -220,8 +254,11 @@ def write_bundle(out: BinaryIO, spec: BundleSpec) -> Written:
     writer.add(layout.COMPLETENESS, layout.completeness(tallies))
     if spec.page:
         writer.add(layout.PAGE, render(manifest, tallies))
+        writer.add(layout.LISTINGS, listings(tallies))
+        rows.seek(0)
+        writer.stream(layout.INDEX, iter(lambda: rows.read(_CHUNK), b""))
     writer.add(layout.MANIFEST, manifest.to_bytes())
-    writer.close()
+    writer.close(spec.signer)
     return Written(
         len(tallies),
         sum(tally.records for tally in tallies),

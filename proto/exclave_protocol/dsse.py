@@ -13,8 +13,8 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from exclave_protocol.errors import ReleaseError
-from exclave_protocol.fields import Reader
+from .errors import ReleaseError
+from .fields import Reader
 
 MAX_ENVELOPE: Final = 65_535
 MAX_SIGNATURES: Final = 16

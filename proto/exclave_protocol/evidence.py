@@ -11,14 +11,19 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from . import layout
 from .archive import Archive
 from .byhand import KNOWN_TEXTS
 from .canonical import CanonicalError, JsonValue, decode
 from .checkpoint import Checkpoint
+from .dsse import Envelope
 from .epoch import linked_size, links
-from .errors import EvidenceError, NoteError
+from .errors import EvidenceError, NoteError, ReleaseError
+from .index import Index
 from .layout import LogEntry, Manifest
+from .listings import listings
 from .logcheck import Foreign, LogCheck
 from .note import COSIGNATURE, ED25519, TERM, VerifyKey, split_note
 from .opened import Opening, check_opening, read_opening
@@ -63,6 +68,9 @@ class _Verification:
     steps: list[Step] = field(default_factory=list)
     trusted: list[str] = field(default_factory=list)
     probed: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of every file, as it was read."""
+    index: Index = field(default_factory=Index)
 
     def run(self) -> None:
         """All steps; stops early where nothing further could be read."""
@@ -71,6 +79,7 @@ class _Verification:
         keys = self._keys(manifest) if manifest is not None else None
         if manifest is None or keys is None:
             return
+        self._signed(manifest, keys)
         tallies, checks = [], dict[tuple[str, int], LogCheck]()
         for log in manifest.logs:
             brought = [f for f in self.trust.checkpoints if _origin(f.note) == log.origin]
@@ -82,6 +91,7 @@ class _Verification:
                 keys.witness,
                 brought,
                 self.probes.get(log.origin, set()),
+                self.index,
             )
             self.steps += check.steps(self._next())
             tallies.append(check.walk.tally)
@@ -113,7 +123,7 @@ class _Verification:
             found.add(Verdict.INVALID, f"{layout.SUMS}: altered (not ASCII)")
         except EvidenceError as error:
             found.add(Verdict.INVALID, str(error))
-        names = [name for name in archive.names if name != layout.SUMS]
+        names = [name for name in archive.names if name not in (layout.SUMS, layout.SIGNED)]
         if sums:
             for name in sorted(sums.keys() - set(names)):
                 found.add(Verdict.INVALID, f"{layout.shown(name)}: listed, but not there")
@@ -123,6 +133,8 @@ class _Verification:
             found.add(Verdict.INVALID, f"{layout.SUMS}: empty")
         for name in names:
             self._check_digest(name, sums.get(name), found)
+        for name in {layout.SUMS, layout.SIGNED} & set(archive.names):
+            self._check_digest(name, None, found)
         self._add(
             "every file is as SHA256SUMS lists it",
             found,
@@ -138,6 +150,7 @@ class _Verification:
         except EvidenceError as error:
             found.add(Verdict.INVALID, str(error))
             return
+        self.digests[name] = digest.hexdigest()
         if expected is not None and digest.hexdigest() != expected:
             found.add(Verdict.INVALID, f"{name}: altered (its SHA-256 is not the listed one)")
         if name == layout.BY_HAND and digest.hexdigest() not in KNOWN_TEXTS:
@@ -168,6 +181,8 @@ class _Verification:
             layout.COMPLETENESS,
             layout.WITNESS_KEY,
         }
+        if any(not log.agent for log in manifest.logs):
+            expected.add(layout.SIGNED)
         for log in manifest.logs:
             expected |= {log.key_file, f"{log.place}/checkpoint", f"{log.place}/hashes"}
             if log.agent:
@@ -227,6 +242,27 @@ class _Verification:
             raise EvidenceError(f"{file}: not the key that manifest.json names")
         return VerifyKey.parse(vkey)
 
+    def _signed(self, manifest: Manifest, keys: _Keys) -> None:
+        """Whoever keeps the operators' log stands for the bundle as a whole."""
+        found, notes, good = Findings(), [], ""
+        log = next((log for log in manifest.logs if not log.agent), None)
+        if log is None:
+            notes.append("nobody has signed the manifest: what it says of agents is hearsay")
+        else:
+            key = keys.logs[log.origin]
+            good = f"by the key of {log.origin}"
+            try:
+                envelope = Envelope.decode(self.archive.read(layout.SIGNED, layout.MAX_SMALL))
+                stated = envelope.verify(
+                    layout.STATEMENT_TYPE, [Ed25519PublicKey.from_public_bytes(key.public)]
+                )
+                sums = self.digests.get(layout.SUMS, ""), self.digests.get(layout.MANIFEST, "")
+                if stated != layout.statement(sums[1], sums[0]):
+                    raise EvidenceError("it is of another manifest, or of other files")
+            except (EvidenceError, ReleaseError) as error:
+                found.add(Verdict.INVALID, f"{layout.SIGNED}: {error}")
+        self._add("the manifest is signed by whoever wrote the bundle", found, good, notes)
+
     def _links(self, checks: Mapping[tuple[str, int], LogCheck]) -> None:
         """Each later epoch continues the one before where that was cosigned last."""
         found, linked = Findings(), []
@@ -262,6 +298,7 @@ class _Verification:
                     raise EvidenceError(
                         f"{layout.PAGE}: not the page that the records give: do not read it"
                     )
+                self._check_made(tallies)
                 for log in manifest.logs:
                     self._check_registration(log)
             except EvidenceError as error:
@@ -280,6 +317,16 @@ class _Verification:
             f"{agents} agents",
             notes,
         )
+
+    def _check_made(self, tallies: list[layout.Tally]) -> None:
+        """What is made of the records, made again."""
+        names = self.archive.names
+        if layout.LISTINGS in names and (
+            self.archive.read(layout.LISTINGS, layout.MAX_JSON) != listings(tallies)
+        ):
+            raise EvidenceError(f"{layout.LISTINGS}: lists other than what the records show")
+        if layout.INDEX in names and self.digests.get(layout.INDEX) != self.index.hexdigest():
+            raise EvidenceError(f"{layout.INDEX}: not the lines that the records give")
 
     def _check_registration(self, log: LogEntry) -> None:
         """Canonical JSON; what it says is the coordinator's word, and bears no signature."""

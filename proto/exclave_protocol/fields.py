@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from exclave_protocol.canonical import decode
-from exclave_protocol.errors import CanonicalError, ReleaseError
+from .canonical import decode
+from .errors import CanonicalError, ReleaseError
 
 _SECONDS: Final = re.compile(r"0|[1-9][0-9]{0,15}")
 

@@ -10,9 +10,14 @@ from itertools import pairwise
 from .canonical import CanonicalError, JsonValue, decode, encode
 from .checkpoint import log_origin, operator_origin
 from .errors import EvidenceError, LeafError
+from .index import Index
 from .leaf import MAX_SEQ, Leaf, LeafType, format_time, parse_time
 from .summary import Summary
 
+STATEMENT_SCHEMA = "exclave.bundle-statement/v1"
+STATEMENT_TYPE = "application/vnd.exclave.bundle-statement+json"
+"""DSSE payload type of `SIGNED`."""
+LISTINGS_SCHEMA = "exclave.listings/v1"
 BUNDLE_SCHEMA = "exclave.bundle/v1"
 COMPLETENESS_SCHEMA = "exclave.completeness/v1"
 MANIFEST = "manifest.json"
@@ -24,7 +29,13 @@ PAGE = "report.html"
 """May be there: what the records say, for people (`page`)."""
 VERIFIER = "exclave-verify.pyz"
 """May be there: the verifier of the version that wrote the bundle (`standalone`)."""
-MAY_BE = frozenset({VERIFIER, PAGE})
+INDEX = "index.csv"
+"""May be there: a line for each record (`index`)."""
+LISTINGS = "listings.json"
+"""May be there: models, policies and events (`listings`)."""
+SIGNED = "manifest.dsse.json"
+"""Who stands for the bundle: a DSSE envelope by the key of the operators' log."""
+MAY_BE = frozenset({VERIFIER, PAGE, INDEX, LISTINGS, SIGNED})
 """Files that a bundle can do without."""
 
 MAX_JSON = 16 * 1024 * 1024
@@ -33,6 +44,8 @@ MAX_SMALL = 64 * 1024
 """Bytes of a checkpoint, a key, a registration, VERIFY.md."""
 SEGMENT_RECORDS = 1024
 """Records of one file of records."""
+SILENT_BEATS = 2
+"""Signs of life that may be missing before silence counts."""
 MAX_LISTED = 1000
 """Ranges or seqs that completeness.json lists one by one; beyond, only their count."""
 
@@ -42,7 +55,7 @@ _PLACE = rf"(?:logs/(?P<agent>{_NAME})|operators)/e(?P<epoch>{_NUMBER})"
 NAME = re.compile(_NAME)
 KNOWN_FILE = re.compile(
     rf"manifest\.json|SHA256SUMS|VERIFY\.md|completeness\.json|keys/witness\.vkey"
-    r"|exclave-verify\.pyz|report\.html"
+    r"|exclave-verify\.pyz|report\.html|index\.csv|listings\.json|manifest\.dsse\.json"
     rf"|keys/(?:{_NAME}|_operators)\.e{_NUMBER}\.vkey"
     rf"|logs/{_NAME}/registration\.json"
     rf"|{_PLACE}/(?:checkpoint|hashes|records/[0-9]{{12,19}}\.jsonl|seen/[0-9]{{4}}\.checkpoint)"
@@ -300,6 +313,17 @@ class Tally:
     """Absent seqs of the range, as (first, last), at most `MAX_LISTED`."""
     missing_count: int = 0
     summary: Summary = field(default_factory=Summary)
+    index: Index | None = None
+    """Is given each record of the range, if there is one."""
+    heartbeats: int = 0
+    every: int = 0
+    """Seconds between signs of life, as the newest HEARTBEAT says; 0: it says nothing."""
+    silences: list[tuple[int, int]] = field(default_factory=list)
+    """(seq, seconds) of records that came later than `SILENT_BEATS` signs of life after the one
+    before, at most `MAX_LISTED`."""
+    silences_count: int = 0
+    _before: tuple[int, int] | None = None
+    """Seq and time of the last record."""
     _intents: dict[int, None] = field(default_factory=dict)
     _next: int = -1
 
@@ -314,12 +338,30 @@ class Tally:
             self._next = seq + 1
             if leaf is not None:
                 self.summary.add(leaf)
+                self._beat(leaf)
+                if self.index is not None:
+                    self.index.add(leaf)
             if leaf is not None and leaf.type is LeafType.INTENT:
                 self._intents[seq] = None
         if leaf is not None and leaf.type is LeafType.RESULT:
             intent = leaf.body.get("intent")
             if type(intent) is str and _INTEGER.fullmatch(intent):
                 self._intents.pop(int(intent), None)
+
+    def _beat(self, leaf: Leaf) -> None:
+        """Silence between two records that follow each other, against the pace that was said."""
+        if self._before is not None and self._before[0] == leaf.seq - 1 and self.every:
+            seconds = (leaf.time_ns - self._before[1]) // 10**9
+            if seconds > SILENT_BEATS * self.every:
+                self.silences_count += 1
+                if len(self.silences) < MAX_LISTED:
+                    self.silences.append((leaf.seq, seconds))
+        self._before = (leaf.seq, leaf.time_ns)
+        if leaf.type is LeafType.HEARTBEAT:
+            self.heartbeats += 1
+            every = leaf.body.get("every")
+            known = isinstance(every, str) and _INTEGER.fullmatch(every)
+            self.every = int(str(every)) if known else 0
 
     def _skip(self, seq: int) -> None:
         if seq > self._next:
@@ -350,12 +392,22 @@ class Tally:
             "missing_count": str(self.missing_count),
             "dangling_intents": [str(seq) for seq in self.dangling[:MAX_LISTED]],
             "dangling_count": str(len(self._intents)),
+            "heartbeats": str(self.heartbeats),
+            "every": str(self.every),
+            "silences": [[str(seq), str(seconds)] for seq, seconds in self.silences],
+            "silences_count": str(self.silences_count),
         }
 
 
 def completeness(tallies: list[Tally]) -> bytes:
     """completeness.json."""
     return encode({"schema": COMPLETENESS_SCHEMA, "logs": [tally.to_json() for tally in tallies]})
+
+
+def statement(manifest: str, sums: str) -> bytes:
+    """What whoever wrote the bundle signs: SHA-256 (hex) of manifest.json and SHA256SUMS, which
+    names every other file."""
+    return encode({"schema": STATEMENT_SCHEMA, "manifest": manifest, "sums": sums})
 
 
 def registration(value: Mapping[str, JsonValue]) -> bytes:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .archive import Archive
 from .checkpoint import Checkpoint, open_checkpoint, open_signed
 from .errors import EvidenceError, NoteError
+from .index import Index
 from .layout import MAX_SMALL, LogEntry, Manifest, second
 from .note import VerifyKey, open_note
 from .report import Findings, Step, Verdict
@@ -37,6 +38,7 @@ class LogCheck:
         witness: VerifyKey,
         brought: Sequence[Foreign],
         probes: set[int],
+        index: Index,
     ) -> None:
         self._archive = archive
         self._manifest = manifest
@@ -48,7 +50,7 @@ class LogCheck:
         self._others = Findings()
         self._foreign = self._open_foreign(brought)
         sizes = {log.size} | {checkpoint.size for _, checkpoint in self._foreign}
-        self.walk = Walk(manifest, log, sizes, probes)
+        self.walk = Walk(manifest, log, sizes, probes, index)
 
     def steps(self, number: int) -> list[Step]:
         """Check everything; steps are numbered `number`.1 and so on."""

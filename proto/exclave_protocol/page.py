@@ -26,6 +26,8 @@ code,td.k{font-family:ui-monospace,monospace;font-size:.85rem;overflow-wrap:anyw
 .bad{border-color:#c0392b}
 @media print{body{max-width:none;margin:0}h2{break-after:avoid}tr{break-inside:avoid}}
 """
+MAX_SHOWN = 200
+"""Events that are shown one by one; `listings.json` has more."""
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -107,11 +109,11 @@ def _log(tally: Tally) -> Iterator[str]:
         yield "<h3>Overrides, approvals, gaps, incidents, erasures, disclosures</h3>"
         rows = (
             (f"{e.seq:,}", format_time(e.time_ns)[:19] + "Z", _safe(e.type), _safe(e.detail))
-            for e in said.events
+            for e in said.events[:MAX_SHOWN]
         )
         yield from _table(("seq", "time", "type", "what"), rows, numbers=1)
-        if said.events_left:
-            yield f"<p>and {said.events_left:,} more.</p>"
+        if left := said.events_left + max(len(said.events) - MAX_SHOWN, 0):
+            yield f"<p>and {left:,} more.</p>"
     if tally.missing:
         yield "<h3>Missing</h3>"
         yield "<p>" + ", ".join(f"{first} to {last}" for first, last in tally.missing[:50]) + "</p>"

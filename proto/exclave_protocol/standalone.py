@@ -13,8 +13,8 @@ from importlib.resources import files
 
 MODULES = (
     *("__init__", "__main__", "archive", "byhand", "canonical", "checkpoint", "disclosure"),
-    *("epoch", "errors", "evidence", "layout", "leaf", "logcheck", "note", "opened", "page"),
-    *("proof", "report", "summary", "term", "tree", "walk"),
+    *("dsse", "epoch", "errors", "evidence", "fields", "index", "layout", "leaf", "listings"),
+    *("logcheck", "note", "opened", "page", "proof", "report", "summary", "term", "tree", "walk"),
 )
 """All that `exclave-verify` imports of this package."""
 _PACKAGE = "exclave_protocol"

@@ -11,8 +11,8 @@ MAX_NAMES = 500
 """Different names (models, rules, days ...) that are counted one by one; the others together."""
 MAX_LENGTH = 120
 """Characters of a name, or of what is said of an event, that are kept."""
-MAX_EVENTS = 200
-"""Records of a kind that are listed one by one."""
+MAX_EVENTS = 1000
+"""Records that are listed one by one."""
 OTHERS = "(others)"
 NONE = "(none)"
 EVENTS = (
@@ -51,6 +51,31 @@ class Event:
 
 
 @dataclass(slots=True)
+class Use:
+    """Where something was used."""
+
+    first: int
+    last: int
+    """Seqs."""
+    records: int
+
+
+@dataclass(slots=True)
+class Uses:
+    """What was used, by its names, the first `MAX_NAMES` of them."""
+
+    known: dict[tuple[str, ...], Use] = field(default_factory=dict)
+
+    def add(self, key: tuple[str, ...], seq: int) -> None:
+        """It was used here, too."""
+        use = self.known.get(key)
+        if use is not None:
+            use.last, use.records = seq, use.records + 1
+        elif len(self.known) < MAX_NAMES:
+            self.known[key] = Use(seq, seq, 1)
+
+
+@dataclass(slots=True)
 class Summary:
     """Feed the records of the range by ascending seq."""
 
@@ -64,6 +89,12 @@ class Summary:
     """Of RESULTs: which rule decided."""
     operators: Count = field(default_factory=Count)
     """Of the operators' log: action and outcome."""
+    used_models: Uses = field(default_factory=Uses)
+    """Of RESULTs: name and digest of the model that answered."""
+    used_policies: Uses = field(default_factory=Uses)
+    """Of INTENTs and RESULTs: the policy's digest."""
+    used_releases: Uses = field(default_factory=Uses)
+    """Of all records that name one: the release's digest."""
     events: list[Event] = field(default_factory=list)
     events_left: int = 0
     """Events beyond those listed."""
@@ -73,6 +104,7 @@ class Summary:
         self.days.add(format_time(leaf.time_ns)[:10])
         self.types.add(leaf.type)
         body = leaf.body
+        self._add_uses(leaf)
         if leaf.type is LeafType.RESULT:
             self.outcomes.add(_text(body.get("outcome")))
             self.models.add(_inner(body.get("model"), "name"))
@@ -89,6 +121,19 @@ class Summary:
                 if isinstance(value, str | int)
             )
             self.events.append(Event(leaf.seq, leaf.time_ns, leaf.type, detail[:MAX_LENGTH]))
+
+    def _add_uses(self, leaf: Leaf) -> None:
+        body, seq = leaf.body, leaf.seq
+        release, policy, model = body.get("release"), body.get("policy"), body.get("model")
+        if isinstance(release, str) and release:
+            self.used_releases.add((release[:MAX_LENGTH],), seq)
+        if isinstance(policy, dict) and isinstance(digest := policy.get("digest"), str):
+            self.used_policies.add((digest[:MAX_LENGTH],), seq)
+        if leaf.type is LeafType.RESULT and isinstance(model, dict):
+            name, digest = model.get("name"), model.get("digest")
+            if isinstance(name, str):
+                known = digest if isinstance(digest, str) else ""
+                self.used_models.add((name[:MAX_LENGTH], known[:MAX_LENGTH]), seq)
 
 
 def _text(value: JsonValue) -> str:

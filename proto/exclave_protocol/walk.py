@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from .archive import Archive
 from .errors import EvidenceError, LeafError
-from .layout import SEGMENT_RECORDS, LogEntry, Manifest, Tally
+from .index import Index
+from .layout import SEGMENT_RECORDS, SILENT_BEATS, LogEntry, Manifest, Tally
 from .leaf import MAX_LEAF, NO_PREV, Leaf, check_follows, decode_leaf, format_time
 from .report import Findings, Verdict
 from .tree import HASH_SIZE, Frontier, leaf_hash
@@ -47,13 +48,19 @@ class Walk:
     """State of the pass; every attribute is to be read after `run`."""
 
     def __init__(
-        self, manifest: Manifest, log: LogEntry, sizes: set[int], probes: set[int]
+        self,
+        manifest: Manifest,
+        log: LogEntry,
+        sizes: set[int],
+        probes: set[int],
+        index: Index,
     ) -> None:
-        """`sizes`: where to note the root. `probes`: seqs whose leaf hash to keep."""
+        """`sizes`: where to note the root. `probes`: seqs whose leaf hash to keep. `index` is given
+        each record of the range."""
         self.log = log
         self.tree = Findings()
         self.records = Findings()
-        self.tally = Tally(log)
+        self.tally = Tally(log, index=index)
         self.types: Counter[str] = Counter()
         self.roots: dict[int, bytes] = {}
         self.probed: dict[int, bytes] = {}
@@ -194,6 +201,12 @@ class Walk:
             notes.append(
                 f"{len(self.tally.dangling)} INTENT without RESULT (crashed, or still running "
                 f"when the range ended): seq {first}"
+            )
+        if self.tally.silences_count:
+            seq, seconds = self.tally.silences[0]
+            notes.append(
+                f"{self.tally.silences_count} times nothing was recorded for longer than "
+                f"{SILENT_BEATS} signs of life, first for {seconds} s before seq {seq}"
             )
         for kind in ("GAP", "RECOVERY", "INCIDENT"):
             if self.types[kind]:

@@ -23,6 +23,7 @@ from exclave_protocol.checkpoint import (
     sign_checkpoint,
 )
 from exclave_protocol.disclosure import Disclosure, make
+from exclave_protocol.dsse import Envelope
 from exclave_protocol.epoch import link
 from exclave_protocol.leaf import NO_PREV, Leaf, LeafType, encode_leaf
 from exclave_protocol.note import SigningKey, TermKey, VerifyKey, add_signature
@@ -207,7 +208,9 @@ def bundle_of(
     vkey = witness_key().vkey if witness is None else witness
     created = (START + 10**6) * 10**9
     known = {log.agent: START for log in logs if log.agent} | dict(agents or {})
-    return BundleSpec(TENANT, DOMAIN, created, time_from, time_to, vkey, known, list(logs))
+    own = Log("").private if any(not log.agent for log in logs) else None
+    listed = list(logs)
+    return BundleSpec(TENANT, DOMAIN, created, time_from, time_to, vkey, known, listed, signer=own)
 
 
 def honest_logs(size: int = 12) -> list[Log]:
@@ -240,20 +243,32 @@ def unzip(path: Path) -> dict[str, bytes]:
 
 
 def rezip(files: Mapping[str, bytes], path: Path, *, resum: bool = True) -> Path:
-    """A bundle of these files; `resum`: with a SHA256SUMS that fits, as a forger would."""
+    """A bundle of these files; `resum`: with a SHA256SUMS and a signature that fit, as a forger
+    who has the coordinator's key would."""
     content = dict(files)
     if resum:
         content[layout.SUMS] = b"".join(
             f"{sha256(data).hexdigest()}  {name}\n".encode()
             for name, data in sorted(content.items())
-            if name != layout.SUMS
+            if name not in (layout.SUMS, layout.SIGNED)
         )
+        if layout.SIGNED in content:
+            content[layout.SIGNED] = signed(content)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as bundle:
         for name, data in content.items():
             bundle.writestr(name, data)
     path.write_bytes(buffer.getvalue())
     return path
+
+
+def signed(files: Mapping[str, bytes], seed: Log | None = None) -> bytes:
+    """Who stands for these files: the operators' log's key, or that of another log."""
+    digests = (sha256(files.get(name, b"")).hexdigest() for name in (layout.MANIFEST, layout.SUMS))
+    envelope = Envelope.signed(
+        layout.STATEMENT_TYPE, layout.statement(*digests), [(seed or Log("")).private]
+    )
+    return envelope.encode()
 
 
 def tamper(

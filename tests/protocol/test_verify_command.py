@@ -73,7 +73,7 @@ def test_an_honest_bundle(bundle: Path) -> None:
     done = command(bundle, "--witness-key", witness_key().vkey)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("verdict: WITNESSED\n")
-    assert "\n 5.1  " in done.stdout
+    assert "\n 6.1  " in done.stdout
     assert "witness key pinned by you" in done.stdout
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from exclave_coordinator.errors import StorageError
 from exclave_coordinator.ports import Chain, ChainState, Clock, StoredLeaf, Tx
 from exclave_protocol.canonical import JsonValue
@@ -64,6 +66,11 @@ class OwnLog:
     def vkey(self) -> str:
         """Verifier key of its checkpoints."""
         return self._key.vkey
+
+    @property
+    def private(self) -> Ed25519PrivateKey:
+        """What signs it, for what the coordinator stands for besides."""
+        return self._key.private
 
     def table(self, tx: Tx) -> Chain:
         """Where its leaves are."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 from exclave_coordinator.audit.chain import EPOCH
@@ -31,8 +32,16 @@ class Exporter:
     """Writes bundles from one consistent snapshot of the database."""
 
     def __init__(
-        self, witness: Witness, operators: OperatorLog, trust_domain: str, *, clock: Clock
+        self,
+        witness: Witness,
+        operators: OperatorLog,
+        trust_domain: str,
+        *,
+        clock: Clock,
+        spool: Path | None = None,
     ) -> None:
+        """`spool`: a folder for what cannot be held while a bundle is written."""
+        self._spool = spool
         self._witness = witness
         self._operators = operators
         self._domain = trust_domain
@@ -76,6 +85,8 @@ class Exporter:
                 logs=self._logs(tx, tenant, begin, end),
                 verifier=verifier(),
                 page=True,
+                signer=self._operators.private,
+                spool=self._spool,
             ),
         )
 
