@@ -27,7 +27,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from exclave_agent.api.app import build_app
 from exclave_agent.api.server import serving
 from exclave_agent.audit.append import Log
-from exclave_agent.audit.boot import record_boot
+from exclave_agent.audit.boot import Starting, record_boot
+from exclave_agent.audit.epoch import FIRST, Epoch
+from exclave_agent.audit.term import Terms
 from exclave_agent.decide.calls import Answered, GenerateCall, Receipt
 from exclave_agent.decide.pipeline import Pipeline
 from exclave_agent.ports import (
@@ -52,7 +54,6 @@ from exclave_agent.storage.keys import create_key
 from exclave_agent.system import SystemClock, SystemIds, SystemRng, settle_memory
 from exclave_agent.telemetry.metrics import Metrics
 from exclave_policy.pack import pack_directory
-from exclave_protocol.note import SigningKey
 from exclave_protocol.release import ArtifactRef, ReleaseManifest
 
 STARTER = Path(__file__).parent.parent / "policies" / "packs" / "starter"
@@ -215,12 +216,19 @@ async def governed(home: Path, stack: AsyncExitStack, watch: Stopwatch) -> tuple
     """The application as the agent builds it, and a key for it."""
     clock, rng, ids, metrics = SystemClock(), SystemRng(), SystemIds(), Metrics()
     storage = await stack.enter_async_context(Storage(home, rng))
-    key = SigningKey(ORIGIN, Ed25519PrivateKey.generate())
-    log = Log(storage.open_log(ORIGIN, key.verify_key), clock, rng)
-    agent = "spiffe://bench.test/tenant/bench/agent/agent"
-    await record_boot(
-        log, agent=agent, vkey=key.vkey, version="bench", boot_id=ids.new(), runtimes=["stub"]
+    terms = Terms(storage.state, Ed25519PrivateKey.generate(), ORIGIN, FIRST, rng)
+    log = Log(storage.open_log(ORIGIN, terms.log_key), clock, rng)
+    start = Starting(
+        agent="spiffe://bench.test/tenant/bench/agent/agent",
+        vkey=terms.log_key.vkey,
+        version="bench",
+        boot_id=ids.new(),
+        runtimes=["stub"],
+        certificate=await terms.begin(),
+        epoch=Epoch(),
+        heartbeat=3600,
     )
+    await record_boot(log, start, clock.now_ns())
     executor = stack.enter_context(ThreadPoolExecutor(1))
     releases = Activator(Stub(), log, StateFile(storage.state), clock=clock, executor=executor)
     await releases.activate(release(), ReleaseState())

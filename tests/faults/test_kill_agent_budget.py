@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from exclave_agent.audit.boot import record_boot
 from exclave_agent.audit.store import LogReader
 from exclave_agent.decide.budget import Budgets
 from exclave_agent.storage.home import read_log
 from exclave_protocol.leaf import LeafType, decode_leaf
-from exclave_testing.homes import KEY, Home, execute, state
+from exclave_testing.homes import Home, execute, state
 from exclave_testing.spender import release
 
 TESTS = Path(__file__).parents[1]
@@ -94,9 +93,7 @@ async def test_the_next_start_does_not_refund_what_the_kill_left_open(tmp_path: 
     assert books.open
     before = ledger(tmp_path)
     async with Home(tmp_path) as home:
-        done = await record_boot(
-            home.log, agent="spiffe://t", vkey=KEY.vkey, version="1", boot_id="b", runtimes=[]
-        )
+        done = await home.boot()
         assert set(done.closed) == set(books.open)
         budgets = Budgets(home.storage.ledger, home.clock)
         await budgets.load()

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from exclave_agent.audit.boot import record_boot
 from exclave_agent.audit.store import LogReader
 from exclave_agent.audit.verify import verify_log
 from exclave_agent.storage.home import VAULT_KEY, read_log
@@ -81,10 +80,7 @@ def test_kill_9_at_any_moment_loses_nothing_that_was_promised(tmp_path: Path) ->
 
 
 async def boot(home: Home) -> tuple[str, ...]:
-    done = await record_boot(
-        home.log, agent="spiffe://t", vkey=KEY.vkey, version="1", boot_id="b", runtimes=[]
-    )
-    return done.closed
+    return (await home.boot()).closed
 
 
 def test_the_next_start_closes_what_the_kill_left_open(tmp_path: Path) -> None:
@@ -166,7 +162,7 @@ def test_a_full_disk_refuses_and_keeps_nothing_half(tmp_path: Path) -> None:
     assert said["kept"][-1] == "after"
     home = out / "home"
     verified = read_log(home, lambda r: verify_log(r, origin=ORIGIN, epoch=1, key=KEY))
-    assert verified.size == said["size"] == said["size_when_full"] + 2
+    assert verified.size == said["size"] == said["size_when_full"] + 3
 
     def decisions(reader: LogReader) -> None:
         for name in said["kept"]:

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from exclave_agent.audit.boot import record_boot
 from exclave_testing import power
-from exclave_testing.homes import KEY, Home, execute, state, vault
+from exclave_testing.homes import Home, execute, state, vault
 from exclave_testing.promised import kept
 
 TESTS = Path(__file__).parents[1]
@@ -46,9 +45,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[power
 
     async def first() -> None:
         async with Home(home) as made:
-            await record_boot(
-                made.log, agent="spiffe://t", vkey=KEY.vkey, version="1", boot_id="0", runtimes=[]
-            )
+            await made.boot()
 
     asyncio.run(first())
     before = folder / "before"
