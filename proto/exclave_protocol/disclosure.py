@@ -36,6 +36,12 @@ class Disclosure:
     """Base64url SHA-256 of `encoded`: what the leaf's `sd` holds."""
 
 
+def decoy(chance: bytes) -> str:
+    """A digest of nothing (RFC 9901 section 4.2.5): beside others it hides how many there are.
+    `chance`: SALT_SIZE unpredictable bytes."""
+    return b64url(sha256(chance).digest())
+
+
 def b64url(data: bytes) -> str:
     """Base64url without padding."""
     return urlsafe_b64encode(data).rstrip(b"=").decode()

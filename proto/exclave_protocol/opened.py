@@ -123,5 +123,5 @@ def check_opening(opening: Opening, known: bytes | None, number: str) -> Step:
         number,
         f"the fields shown are those of {place}",
         "\n".join(shown),
-        [f"{hidden} further fields of this record stay closed"],
+        [f"up to {hidden} further fields of this record stay closed (some may be decoys)"],
     )

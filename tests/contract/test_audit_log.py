@@ -9,6 +9,7 @@ from typing import Protocol
 
 import pytest
 
+from exclave_agent.audit.chain import SD_BUCKET
 from exclave_agent.audit.store import LogReader
 from exclave_agent.errors import StorageError
 from exclave_agent.ports import AuditLog, LeafDraft
@@ -81,7 +82,7 @@ async def test_values_leave_commitments_only(subject: Subject) -> None:
     place = await subject.log.append(draft)
     data = (await subject.leaves())[place.seq]
     assert b"geheim" not in data
-    assert len(decode_leaf(data).sd) == 2
+    assert len(decode_leaf(data).sd) == SD_BUCKET
 
 
 async def test_equal_values_have_unequal_commitments(subject: Subject) -> None:

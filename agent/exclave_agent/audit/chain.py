@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from exclave_agent.errors import StorageError
 from exclave_agent.ports import LeafDraft, LedgerEntry, Rng
 from exclave_protocol.canonical import JsonValue
-from exclave_protocol.disclosure import SALT_SIZE, Disclosure
+from exclave_protocol.disclosure import SALT_SIZE, Disclosure, decoy
 from exclave_protocol.disclosure import make as make_disclosure
 from exclave_protocol.errors import ProtocolError
 from exclave_protocol.leaf import NO_PREV, Leaf, LeafType, encode_leaf
@@ -19,6 +19,11 @@ from exclave_protocol.tree import Frontier, leaf_hash, node_hash
 
 TILE_HEIGHT = 8
 """Levels of the tree between stored nodes: C2SP tlog-tiles' tile height."""
+
+
+SD_BUCKET = 4
+"""Commitments of a leaf are a multiple of this, decoys included: else their number would tell a
+refusal from an answer, and whether tools or context were used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,9 @@ def prepare(draft: LeafDraft, *, time_ns: int, rng: Rng) -> Prepared:
         )
     except ProtocolError as error:
         raise record_invalid(error) from error
-    sd = tuple(sorted(disclosure.digest for disclosure in disclosures))
+    made = [disclosure.digest for disclosure in disclosures]
+    made += [decoy(rng.token(SALT_SIZE)) for _ in range(-len(made) % SD_BUCKET)]
+    sd = tuple(sorted(made))
     return Prepared(kind, time_ns, draft.body, sd, disclosures, draft.subject, draft.ledger)
 
 

@@ -30,7 +30,7 @@ class Shown:
     disclosures: Mapping[str, Disclosure]
     """By field name; every one belongs to a commitment of the leaf."""
     closed: tuple[str, ...]
-    """Commitments without a value in the vault (erased, or not kept)."""
+    """Commitments without a value in the vault (erased, not kept, or decoys)."""
 
     @property
     def fields(self) -> dict[str, JsonValue]:

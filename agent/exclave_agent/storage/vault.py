@@ -30,11 +30,25 @@ from .subjects import Held, held
 KEY_BYTES = 32
 NONCE_BYTES = 12  # GCM's own length; random, and one key seals far fewer than 2**32 values
 CACHED_KEYS = 1024
+LEAST_SEALED = 512
+"""Bytes of the shortest values as they are sealed."""
 
 _PROOF = b"exclave vault master key v1"
 _SUBJECT = b"exclave vault subject key v1\x00"
 _VALUES = b"exclave vault values v1\x00"
 _SEPARATOR = "~"  # between disclosures, as in RFC 9901; never within one
+
+
+def padded(values: bytes) -> bytes:
+    """A length that tells little of how long the values are: whoever has the file sees it.
+
+    Padme (Nikitin et al., PETS 2019): at most 12 % longer, and O(log log n) bits leak.
+    """
+    length = max(len(values), LEAST_SEALED)
+    exponent = length.bit_length() - 1
+    low = exponent - exponent.bit_length()
+    mask = (1 << low) - 1
+    return values.ljust((length + mask) & ~mask, _SEPARATOR.encode())
 
 
 class MasterKey:
@@ -199,7 +213,7 @@ class VaultWriter:
         if not disclosures:
             return None, None
         number, tag, aead = self._keys[leaf.prepared.subject]
-        values = _SEPARATOR.join(disclosure.encoded for disclosure in disclosures).encode()
+        values = padded(_SEPARATOR.join(item.encoded for item in disclosures).encode())
         nonce = self.rng.token(NONCE_BYTES)
         return number, nonce + aead.encrypt(nonce, values, _context(leaf_id, leaf.hash, tag))
 
@@ -255,7 +269,7 @@ class VaultReader:
                 "a record's values were altered or moved: restore the home from a backup",
                 code="vault_damaged",
             ) from None
-        return values.decode("ascii").split(_SEPARATOR)
+        return values.decode("ascii").rstrip(_SEPARATOR).split(_SEPARATOR)
 
     def _key(self, subject: int) -> tuple[bytes, AESGCM] | None:
         """A subject's tag and key; None when the key was destroyed. Raises: StorageError."""

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from exclave_agent.audit.store import LogReader
 from exclave_agent.errors import StorageError, StorageFull
 from exclave_agent.ports import LeafDraft
 from exclave_agent.storage import vault as vault_module
 from exclave_agent.storage.home import read_log
+from exclave_agent.storage.vault import LEAST_SEALED, padded
 from exclave_protocol.canonical import JsonValue
 from exclave_protocol.disclosure import parse
 from exclave_protocol.leaf import decode_leaf
@@ -37,7 +40,30 @@ async def test_values_come_back_as_they_were(tmp_path: Path) -> None:
     assert opened["prompt"].value == value
     assert opened["context"].value == []
     assert leaf is not None
-    assert sorted(item.digest for item in opened.values()) == list(decode_leaf(leaf.data).sd)
+    assert {item.digest for item in opened.values()} < set(decode_leaf(leaf.data).sd)
+
+
+async def test_neither_their_number_nor_their_length_tells_much(tmp_path: Path) -> None:
+    """A refusal of one field looks like an answer of three, and a short name like a longer one."""
+    async with Home(tmp_path) as home:
+        for fields in (1, 2, 3, 4, 5):
+            private: dict[str, JsonValue] = {f"f{n}": "x" for n in range(fields)}
+            await home.log.append(LeafDraft("INTENT", {"decision": "d"}, private, "erika"))
+        leaves = await home.database.read(lambda reader: reader.leaves(1, 9, 1 << 20))
+        assert [len(decode_leaf(data).sd) for data in leaves] == [4, 4, 4, 4, 8]
+        for length in range(0, 4000, 7):
+            await home.log.append(intent("d", "x" * length, subject="erika"))
+        sizes = execute(state(tmp_path), "SELECT DISTINCT length(sealed) FROM leaf")
+    known = sorted(size for (size,) in sizes if isinstance(size, int))
+    assert len(known) < 40, "of 572 lengths"
+
+
+@given(st.binary(max_size=5000))
+def test_padding_costs_an_eighth_at_most(values: bytes) -> None:
+    made = padded(values)
+    assert made.startswith(values)
+    assert len(made) <= max(LEAST_SEALED, len(values) * 9 // 8)
+    assert set(made[len(values) :]) <= {ord("~")}
 
 
 async def test_no_file_of_the_home_holds_a_value_or_a_subject_in_clear(tmp_path: Path) -> None:
