@@ -59,6 +59,8 @@ class LogSpec:
     """Leaves stored, witnessed or not."""
     records: Iterable[tuple[int, bytes]]
     """(seq, exact leaf bytes) of `layout.wanted(first, end, size, epoch)`, ascending."""
+    recorded: bytes = b""
+    """C2SP tlog-proof of the checkpoint's cosignature in the witness's log; empty: none."""
     seen: Iterable[bytes] = ()
     """Other checkpoints signed by this log's key, above all those that contradicted what
     was stored: evidence of a fork. At most 9,999."""
@@ -203,6 +205,8 @@ def _add_log(writer: _Writer, log: LogSpec, index: Index) -> Tally:
     tally = Tally(entry, index=index)
     writer.add(entry.key_file, f"{log.vkey}\n".encode())
     writer.add(f"{entry.place}/checkpoint", log.checkpoint)
+    if log.recorded:
+        writer.add(entry.proof_file, log.recorded)
     writer.stream(f"{entry.place}/hashes", _hashes(log, size), packed=False)
     _add_records(writer, log, tally)
     for number, checkpoint in enumerate(log.seen, 1):

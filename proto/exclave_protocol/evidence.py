@@ -29,6 +29,7 @@ from .note import COSIGNATURE, ED25519, TERM, VerifyKey, split_note
 from .opened import Opening, check_opening, read_opening
 from .opened import make_disclosure_file as make_disclosure_file
 from .page import render
+from .recorded import recorder
 from .report import Findings as Findings
 from .report import Report as Report
 from .report import Step as Step
@@ -54,6 +55,8 @@ class _Keys:
 
     witness: VerifyKey
     logs: dict[str, VerifyKey]
+    recorder: VerifyKey | None
+    """Of the witness's log; None: nothing here says."""
     trust: list[str]
 
 
@@ -92,6 +95,7 @@ class _Verification:
                 brought,
                 self.probes.get(log.origin, set()),
                 self.index,
+                keys.recorder,
             )
             self.steps += check.steps(self._next())
             tallies.append(check.walk.tally)
@@ -187,12 +191,13 @@ class _Verification:
             expected |= {log.key_file, f"{log.place}/checkpoint", f"{log.place}/hashes"}
             if log.agent:
                 expected.add(f"logs/{log.agent}/registration.json")
+        may_be = layout.MAY_BE | {log.proof_file for log in manifest.logs if log.agent}
         many = {f"{log.place}/{kind}" for log in manifest.logs for kind in ("records", "seen")}
         for name in sorted(expected - set(self.archive.names)):
             found.add(Verdict.INVALID, f"{name}: missing")
         for name in self.archive.names:
             place = name.rpartition("/")[0]
-            if name not in expected and place not in many and name not in layout.MAY_BE:
+            if name not in expected and place not in many and name not in may_be:
                 found.add(Verdict.INVALID, f"{name}: belongs to no log of the manifest")
 
     def _keys(self, manifest: Manifest) -> _Keys | None:
@@ -204,7 +209,7 @@ class _Verification:
             if stated.kind != COSIGNATURE:
                 raise EvidenceError("witness key: not a cosigner's (type 0x04)")
             pinned = {key.name: key for key in map(VerifyKey.parse, self.trust.log_vkeys)}
-            keys = _Keys(stated, {}, [])
+            keys = _Keys(stated, {}, None, [])
             self._pin_witness(stated, keys)
             for log in manifest.logs:
                 key = self._key(log.vkey, log.key_file)
@@ -216,6 +221,8 @@ class _Verification:
                 if known is not None and known != key:
                     raise EvidenceError(f"{log.key_file}: not the key that you pinned")
                 keys.logs[log.origin] = key
+                if not log.agent:
+                    keys.recorder = recorder(manifest.trust_domain, key)
                 where = "from the bundle" if known is None else "pinned by you"
                 keys.trust.append(f"key of {log.origin} {where}: {key.vkey}")
         except (EvidenceError, NoteError) as error:

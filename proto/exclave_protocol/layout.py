@@ -58,7 +58,7 @@ KNOWN_FILE = re.compile(
     r"|exclave-verify\.pyz|report\.html|index\.csv|listings\.json|manifest\.dsse\.json"
     rf"|keys/(?:{_NAME}|_operators)\.e{_NUMBER}\.vkey"
     rf"|logs/{_NAME}/registration\.json"
-    rf"|{_PLACE}/(?:checkpoint|hashes|records/[0-9]{{12,19}}\.jsonl|seen/[0-9]{{4}}\.checkpoint)"
+    rf"|{_PLACE}/(?:checkpoint|cosigned\.proof|hashes|records/[0-9]{{12,19}}\.jsonl|seen/[0-9]{{4}}\.checkpoint)"
 )
 _INTEGER = re.compile(_NUMBER)
 
@@ -123,6 +123,11 @@ class LogEntry:
     def key_file(self) -> str:
         """The file of the log's verifier key."""
         return f"keys/{self.agent or '_operators'}.e{self.epoch}.vkey"
+
+    @property
+    def proof_file(self) -> str:
+        """That the checkpoint's cosignature is on record in the witness's log."""
+        return f"{self.place}/cosigned.proof"
 
     def to_json(self) -> dict[str, JsonValue]:
         """The manifest's object."""

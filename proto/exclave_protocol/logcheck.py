@@ -11,6 +11,8 @@ from .errors import EvidenceError, NoteError
 from .index import Index
 from .layout import MAX_SMALL, LogEntry, Manifest, second
 from .note import VerifyKey, open_note
+from .proof import MAX_FILE as MAX_PROOF_FILE
+from .recorded import check_recorded
 from .report import Findings, Step, Verdict
 from .walk import Walk
 
@@ -39,12 +41,15 @@ class LogCheck:
         brought: Sequence[Foreign],
         probes: set[int],
         index: Index,
+        recorder: VerifyKey | None,
     ) -> None:
+        """`recorder`: the key of the witness's log, where it is known."""
         self._archive = archive
         self._manifest = manifest
         self._log = log
         self._key = key
         self._witness = witness
+        self._recorder = recorder
         self._checkpoint: Checkpoint | None = None
         self._cosigned_at: int | None = None
         self._others = Findings()
@@ -61,6 +66,7 @@ class LogCheck:
             self._check_records,
             self._check_history,
             self._check_range,
+            self._check_recorded,
         ]
         return [check(f"{number}.{place}") for place, check in enumerate(checks, 1)]
 
@@ -164,6 +170,32 @@ class LogCheck:
                 found.add(Verdict.UNANCHORED, f"{name}: no cosignature by {self._witness.vkey}")
             detail = "not cosigned, and it needs not: the witness's own operator keeps this log"
         return found.step(number, title, detail, notes)
+
+    def _check_recorded(self, number: str) -> Step:
+        found, notes = Findings(), []
+        title = self._title("the cosignature is on record in the witness's log")
+        if self._recorder is None or not self._log.agent:
+            if self._log.agent:
+                notes.append("the operators' log is not here, whose key says which log that is")
+        elif self._checkpoint is not None and self._cosigned_at is not None:
+            self._hold_recorded(self._checkpoint, self._cosigned_at, self._recorder, found)
+        detail = "given openly" if not notes and self._cosigned_at is not None else ""
+        return found.step(number, title, detail, notes)
+
+    def _hold_recorded(
+        self, head: Checkpoint, cosigned_at: int, key: VerifyKey, found: Findings
+    ) -> None:
+        name = self._log.proof_file
+        if name not in self._archive.names:
+            found.add(
+                Verdict.UNANCHORED,
+                f"{name}: missing: nothing shows that it was not given in secret",
+            )
+            return
+        try:
+            check_recorded(self._archive.read(name, MAX_PROOF_FILE), head, cosigned_at, key)
+        except EvidenceError as error:
+            found.add(Verdict.UNANCHORED, f"{name}: {error}: the cosignature was given in secret")
 
     def _check_tree(self, number: str) -> Step:
         self.walk.run(self._archive)

@@ -14,7 +14,8 @@ from importlib.resources import files
 MODULES = (
     *("__init__", "__main__", "archive", "byhand", "canonical", "checkpoint", "disclosure"),
     *("dsse", "epoch", "errors", "evidence", "fields", "index", "layout", "leaf", "listings"),
-    *("logcheck", "note", "opened", "page", "proof", "report", "summary", "term", "tree", "walk"),
+    *("logcheck", "note", "opened", "page", "proof", "recorded", "report", "summary", "term"),
+    *("tree", "walk", "witness"),
 )
 """All that `exclave-verify` imports of this package."""
 _PACKAGE = "exclave_protocol"

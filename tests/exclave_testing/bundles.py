@@ -18,6 +18,7 @@ from exclave_protocol.checkpoint import (
     Checkpoint,
     CosignerKey,
     cosign,
+    cosigned_origin,
     log_origin,
     operator_origin,
     sign_checkpoint,
@@ -26,8 +27,10 @@ from exclave_protocol.disclosure import Disclosure, make
 from exclave_protocol.dsse import Envelope
 from exclave_protocol.epoch import link
 from exclave_protocol.leaf import NO_PREV, Leaf, LeafType, encode_leaf
-from exclave_protocol.note import SigningKey, TermKey, VerifyKey, add_signature
-from exclave_protocol.tree import leaf_hash, root_of
+from exclave_protocol.note import SigningKey, TermKey, VerifyKey, add_signature, split_note
+from exclave_protocol.proof import make_proof
+from exclave_protocol.tree import MemoryTree, leaf_hash, root_of
+from exclave_protocol.witness import cosigned_body
 
 from .terms import term_key
 
@@ -160,6 +163,23 @@ class Log:
         return add_signature(self.signed(size), line)
 
 
+def recorded(log: Log, note: bytes) -> bytes:
+    """That the cosignature of a note is in the witness's log; empty when it has none."""
+    text, signatures = split_note(note) if note else ("", [])
+    line = next((s for s in signatures if s.name == witness_key().name), None)
+    if line is None or not log.agent or len(line.data) != 72:
+        return b""
+    at = int.from_bytes(line.data[:8], "big")
+    own = SigningKey(cosigned_origin(DOMAIN), Log("").private)
+    opening = Leaf(own.name, 1, 0, NO_PREV, LeafType.GENESIS, START * 10**9, {"v": "1"})
+    first = encode_leaf(opening)
+    body = cosigned_body(Checkpoint.parse(text), at)
+    leaf = encode_leaf(Leaf(own.name, 1, 1, leaf_hash(first), LeafType.COSIGNED, at * 10**9, body))
+    tree = MemoryTree([leaf_hash(first), leaf_hash(leaf)])
+    head = sign_checkpoint(Checkpoint(own.name, 2, tree.root()), own)
+    return make_proof(leaf, 1, head, 2, tree.node).encode()
+
+
 def secrets(origin: str, seq: int) -> list[Disclosure]:
     """The private fields of the INTENT at `seq`."""
     salts = [sha256(f"{origin}{seq}{name}".encode()).digest() for name in ("prompt", "context")]
@@ -179,13 +199,15 @@ def spec_of(
     """What an honest coordinator would export of `log`; `witnessed`: the cosigned size."""
     size = len(log.leaves) if witnessed is None else witnessed
     last = size if end is None else end
+    shown = log.cosigned(size) if note is None else note
     seqs = [seq for part in layout.wanted(first, last, size, log.epoch) for seq in part]
     return LogSpec(
         agent=log.agent,
         epoch=log.epoch,
         origin=log.origin,
         vkey=log.vkey,
-        checkpoint=log.cosigned(size) if note is None else note,
+        checkpoint=shown,
+        recorded=recorded(log, shown),
         hashes=log.hashes[:size],
         first=first,
         end=last,

@@ -290,7 +290,9 @@ async def test_the_stored_head_is_forked_with_the_agents_key(pair: Pair) -> None
     forged = sign_checkpoint(Checkpoint(ORIGIN, SIZE, frontier.root()), signing_key())
     peaks = b"".join(frontier.peaks)
     sql(pair, "UPDATE logs SET checkpoint = ?, peaks = ?", forged, peaks)
-    assert (await exported(pair)).verdict is Verdict.WITNESSED
+    report = await exported(pair)
+    assert report.verdict is Verdict.UNANCHORED
+    assert "given in secret" in said(report)
     report = await exported(pair, kept)
     assert report.verdict is Verdict.DIVERGED
     assert f"the log's key signed another root at size {SIZE}" in said(report)

@@ -21,12 +21,15 @@ from exclave_protocol.evidence import Report, Verdict, verify_bundle
 from exclave_protocol.index import COLUMNS, MAX_CELL, Index
 from exclave_protocol.layout import LogEntry, Tally
 from exclave_protocol.leaf import NO_PREV, Leaf, LeafType, decode_leaf
+from exclave_protocol.note import SigningKey, sign, split_note
+from exclave_protocol.proof import Proof
 from exclave_testing.attacks import attack
 from exclave_testing.bundles import (
     STEP,
     Log,
     bundle_of,
     honest_logs,
+    private_key,
     rezip,
     signed,
     spec_of,
@@ -217,3 +220,61 @@ def test_silence_beyond_the_pace_that_was_said_is_counted(tmp_path: Path) -> Non
     report = verify_bundle(path, witness_vkey=PIN)
     assert report.verdict is Verdict.WITNESSED
     assert "first for 121 s before seq 5" in report.to_text()
+
+
+# --- on record --------------------------------------------------------------------------------------
+
+PROOF = "logs/edge-1/e1/cosigned.proof"
+
+
+def proof_removed(files: Files) -> None:
+    del files[PROOF]
+
+
+def proof_of_another(files: Files) -> None:
+    files[PROOF] = files["logs/edge-2/e1/cosigned.proof"]
+
+
+def proof_by_another_key(files: Files) -> None:
+    made = Proof.parse(files[PROOF])
+    text = split_note(made.checkpoint)[0]
+    key = SigningKey(text.partition("\n")[0], private_key("stranger"))
+    files[PROOF] = replace(made, checkpoint=sign(text, [key])).encode()
+
+
+def proof_of_another_place(files: Files) -> None:
+    made = Proof.parse(files[PROOF])
+    files[PROOF] = replace(made, hashes=(bytes(32),)).encode()
+
+
+def proof_garbled(files: Files) -> None:
+    files[PROOF] = b"c2sp.org/tlog-proof@v1\n"
+
+
+@attack("B67", "B68")
+@pytest.mark.parametrize(
+    "change",
+    [
+        proof_removed,
+        proof_of_another,
+        proof_by_another_key,
+        proof_of_another_place,
+        proof_garbled,
+    ],
+)
+def test_a_cosignature_must_be_on_record(
+    files: Files, tmp_path: Path, change: Callable[[Files], None]
+) -> None:
+    change(files)
+    report = judged(files, tmp_path)
+    assert report.verdict is Verdict.UNANCHORED
+    assert "secret" in said(report)
+
+
+def test_every_bit_of_the_proof_counts(files: Files, tmp_path: Path) -> None:
+    whole = files[PROOF]
+    for place in range(0, len(whole), 37):
+        data = bytearray(whole)
+        data[place] ^= 1
+        files[PROOF] = bytes(data)
+        assert judged(files, tmp_path).verdict is Verdict.UNANCHORED, place

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -14,10 +15,15 @@ from exclave_protocol.checkpoint import Checkpoint, sign_checkpoint
 from exclave_protocol.errors import ProofError
 from exclave_protocol.leaf import Leaf, LeafType, encode_leaf
 from exclave_protocol.note import SigningKey
-from exclave_protocol.tree import Frontier, leaf_hash
+from exclave_protocol.proof import Proof, make_proof
+from exclave_protocol.tree import Frontier, leaf_hash, node_hash
 from exclave_protocol.witness import proof_between
 
 EPOCH = 1
+_BLOCK = 10
+"""Level up to which a subtree is made of its leaves at once; above, of subtrees that are kept."""
+Nodes: TypeAlias = dict[tuple[int, int], bytes]
+"""Hashes of complete subtrees by level and index."""
 _PAGE = 65_536
 """Leaf hashes read at once (2 MiB)."""
 
@@ -113,6 +119,26 @@ class OwnLog:
         if 0 < size < state.size:
             proof = proof_between(old, state.size, self._hashes(chain, size, state.size))
         return Head(state, self.checkpoint(state), tuple(proof))
+
+    def prove(self, tx: Tx, seq: int, note: bytes, size: int, nodes: Nodes) -> Proof:
+        """That the leaf `seq` is in the tree of `size` leaves that `note` signs. `nodes` is kept
+        between proofs of one transaction. Raises: StorageError."""
+        chain = self._table(tx)
+
+        def node(level: int, index: int) -> bytes:
+            if level > _BLOCK:
+                if (level, index) not in nodes:
+                    left, right = node(level - 1, 2 * index), node(level - 1, 2 * index + 1)
+                    nodes[level, index] = node_hash(left, right)
+            elif (level, index) not in nodes:
+                part = Frontier()
+                part.extend(self._hashes(chain, index << level, (index + 1) << level))
+                nodes[level, index] = part.root()
+            return nodes[level, index]
+
+        for leaf in chain.leaves(seq, seq + 1):
+            return make_proof(leaf.data, seq, note, size, node)
+        raise leaves_missing(self.origin, seq, seq + 1)
 
     def _hashes(self, chain: Chain, begin: int, end: int) -> Sequence[bytes]:
         found = chain.hashes(begin, end)

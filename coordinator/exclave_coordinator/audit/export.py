@@ -8,15 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from exclave_coordinator.audit.chain import EPOCH
+from exclave_coordinator.audit.chain import EPOCH, Nodes
 from exclave_coordinator.audit.oplog import OperatorLog
 from exclave_coordinator.audit.witness import Witness
 from exclave_coordinator.errors import Invalid, NotFound, StorageError, StorageFull
 from exclave_coordinator.ports import AgentKey, Clock, Log, StoredLeaf, Tx
 from exclave_protocol.bundle import BundleSpec, LogSpec, Written, write_bundle
-from exclave_protocol.checkpoint import agent_log_key, log_origin
+from exclave_protocol.checkpoint import Checkpoint, agent_log_key, log_origin
 from exclave_protocol.errors import EvidenceError
 from exclave_protocol.layout import wanted
+from exclave_protocol.note import split_note
 from exclave_protocol.standalone import verifier
 
 AT_ONCE = 2
@@ -92,8 +93,9 @@ class Exporter:
 
     def _logs(self, tx: Tx, tenant: str, begin: int, end: int) -> Iterator[LogSpec]:
         span = (begin * 10**9, end * 10**9 if end else _FOREVER)
+        nodes: Nodes = {}
         for log in tx.logs.of_tenant(tenant):
-            yield self._agent_log(tx, log, span)
+            yield self._agent_log(tx, log, span, nodes)
         state = tx.operators.state()
         first, stop = tx.operators.span(state.size, *span)
         yield LogSpec(
@@ -113,7 +115,7 @@ class Exporter:
             ),
         )
 
-    def _agent_log(self, tx: Tx, log: Log, span: tuple[int, int]) -> LogSpec:
+    def _agent_log(self, tx: Tx, log: Log, span: tuple[int, int], nodes: Nodes) -> LogSpec:
         size = log.witnessed_size
         first, stop = tx.logs.span(log.id, size, *span)
         origin = log_origin(self._domain, log.key.tenant, log.key.name, log.epoch)
@@ -133,6 +135,7 @@ class Exporter:
                 for part in wanted(first, stop, size, log.epoch)
                 for item in _records(tx.logs.leaves(log.id, part.start, part.stop))
             ),
+            recorded=self._recorded(tx, log, nodes),
             seen=_seen(tx, log.key, log.epoch),
             registration={
                 "tenant": log.key.tenant,
@@ -141,6 +144,15 @@ class Exporter:
                 "enrolled": str(agent.created if agent is not None else 0),
             },
         )
+
+    def _recorded(self, tx: Tx, log: Log, nodes: Nodes) -> bytes:
+        """That what we cosigned is in the witness's log; empty where it is not: to judge that is
+        the verifier's part."""
+        if not log.checkpoint:
+            return b""
+        head = Checkpoint.parse(split_note(log.checkpoint)[0])
+        proof = self._witness.recorded(tx, head, log.witnessed_at, nodes)
+        return proof.encode() if proof is not None else b""
 
 
 def _records(leaves: Iterator[StoredLeaf]) -> Iterator[tuple[int, bytes]]:

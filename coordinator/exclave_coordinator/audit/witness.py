@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from exclave_coordinator.audit.chain import Nodes
 from exclave_coordinator.audit.cosigned import CosignedLog
 from exclave_coordinator.audit.subjects import (
     PROOF,
@@ -31,6 +32,7 @@ from exclave_coordinator.witness_ports import OutsideLog
 from exclave_protocol.checkpoint import Checkpoint, CosignerKey, cosign, log_origin
 from exclave_protocol.errors import NoteError
 from exclave_protocol.note import VerifyKey, add_signature, open_note, split_note
+from exclave_protocol.proof import Proof
 from exclave_protocol.tree import HASH_SIZE
 from exclave_protocol.witness import MAX_PROOF, AddCheckpoint
 
@@ -79,6 +81,10 @@ class Witness:
             return b""
         text = split_note(log.checkpoint)[0]
         return add_signature(log.checkpoint, cosign(text, self._key, log.witnessed_at))
+
+    def recorded(self, tx: Tx, head: Checkpoint, cosigned_at: int, nodes: Nodes) -> Proof | None:
+        """See `CosignedLog.recorded`."""
+        return self._log.recorded(tx, head, cosigned_at, nodes)
 
     async def witness(
         self, key: AgentKey, epoch: int, old_size: int, proof: Sequence[bytes], note: bytes
