@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
@@ -177,11 +177,23 @@ class Client:
 
     # --- audit ---
 
-    def export_audit(self, tenant: str, first: int, last: int) -> Iterator[bytes]:
-        """The bundle's bytes; times in seconds since the epoch, 0: open."""
+    def export_audit(
+        self,
+        tenant: str,
+        first: int,
+        last: int,
+        *,
+        models: Sequence[str] = (),
+        workflows: Sequence[str] = (),
+        commitments: Sequence[str] = (),
+    ) -> Iterator[bytes]:
+        """The bundle's bytes; times in seconds since the epoch, 0: open. The others: see
+        admin.proto."""
         from exclave_protocol.pb import admin_pb2 as pb
 
-        request = pb.ExportAuditRequest(tenant=tenant, to=last)
+        request = pb.ExportAuditRequest(
+            tenant=tenant, to=last, models=models, workflows=workflows, commitments=commitments
+        )
         setattr(request, "from", first)  # a Python keyword: the field has no other name
         with rpc():
             for chunk in cast("Any", self._stub).ExportAudit(request, timeout=STREAM_SECONDS):

@@ -20,6 +20,7 @@ from .archive import Member
 from .byhand import VERIFY_MD
 from .canonical import JsonValue
 from .checkpoint import Checkpoint
+from .chosen import EVERYTHING, Filter
 from .dsse import Envelope
 from .errors import EvidenceError, LeafError
 from .index import Index
@@ -90,6 +91,8 @@ class BundleSpec:
     """Every agent of the tenant that is on file, and when it was last seen: seconds since the
     Unix epoch, 0 for never."""
     logs: Iterable[LogSpec]
+    filter: Filter = EVERYTHING
+    """Which decisions it is about; `logs` bring no others."""
     verifier: bytes = b""
     """See `standalone.verifier`; empty: it is not in the bundle."""
     page: bool = False
@@ -197,12 +200,12 @@ def _add_records(writer: _Writer, log: LogSpec, tally: Tally) -> None:
     tally.finish()
 
 
-def _add_log(writer: _Writer, log: LogSpec, index: Index) -> Tally:
+def _add_log(writer: _Writer, log: LogSpec, index: Index, *, partial: bool) -> Tally:
     size = log.size
     entry = LogEntry(
         log.agent, log.epoch, log.origin, log.vkey, size, log.uploaded, log.first, log.end
     )
-    tally = Tally(entry, index=index)
+    tally = Tally(entry, partial=partial and bool(log.agent), index=index)
     writer.add(entry.key_file, f"{log.vkey}\n".encode())
     writer.add(f"{entry.place}/checkpoint", log.checkpoint)
     if log.recorded:
@@ -241,7 +244,7 @@ def _write(writer: _Writer, spec: BundleSpec, rows: IO[bytes]) -> Written:
     index = Index(rows.write)
     registered: set[str] = set()
     for log in spec.logs:
-        tallies.append(_add_log(writer, log, index))
+        tallies.append(_add_log(writer, log, index, partial=bool(spec.filter)))
         if log.agent and log.agent not in registered:
             registered.add(log.agent)
             writer.add(f"logs/{log.agent}/registration.json", layout.registration(log.registration))
@@ -254,6 +257,7 @@ def _write(writer: _Writer, spec: BundleSpec, rows: IO[bytes]) -> Written:
         spec.witness_vkey,
         tuple(layout.AgentEntry(name, seen) for name, seen in sorted(spec.agents.items())),
         tuple(tally.log for tally in tallies),
+        spec.filter,
     )
     writer.add(layout.COMPLETENESS, layout.completeness(tallies))
     if spec.page:

@@ -39,10 +39,10 @@ class Index:
             format_time(leaf.time_ns),
             leaf.type,
             *(_cell(body.get(name)) for name in ("decision", "action", "outcome", "reason")),
-            _cell(body.get("actor") or body.get("operator")),
+            _cell(_inner(body.get("actor"), "key") or body.get("operator")),
             _cell(_inner(body.get("model"), "name")),
             _cell(_inner(body.get("policy"), "rule")),
-            _cell(body.get("release")),
+            _cell(_inner(body.get("release"), "digest") or body.get("release")),
             _cell(body.get("data_class")),
         )
         self._say(",".join(cells))

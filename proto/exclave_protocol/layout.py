@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from .canonical import CanonicalError, JsonValue, decode, encode
 from .checkpoint import log_origin, operator_origin
+from .chosen import EVERYTHING, Filter
 from .errors import EvidenceError, LeafError
 from .index import Index
 from .leaf import MAX_SEQ, Leaf, LeafType, format_time, parse_time
@@ -208,6 +209,7 @@ _MANIFEST_FIELDS = {
     "trust_domain",
     "created",
     "range",
+    "filter",
     "witness_vkey",
     "agents",
     "logs",
@@ -229,6 +231,12 @@ class Manifest:
     agents: tuple[AgentEntry, ...]
     """Every agent on file, with or without a log, by name."""
     logs: tuple[LogEntry, ...]
+    filter: Filter = EVERYTHING
+    """Which decisions were asked for; of agents' logs the others are not here."""
+
+    def partial(self, log: LogEntry) -> bool:
+        """Whether records of a log's range were left out because they were not asked for."""
+        return bool(self.filter) and bool(log.agent)
 
     def in_range(self, time_ns: int) -> bool:
         """Whether a leaf's own time lies in the bundle's range."""
@@ -244,6 +252,7 @@ class Manifest:
                 "trust_domain": self.trust_domain,
                 "created": format_time(self.created_ns),
                 "range": {"from": str(self.time_from), "to": str(self.time_to)},
+                "filter": self.filter.to_json(),
                 "witness_vkey": self.witness_vkey,
                 "agents": [agent.to_json() for agent in self.agents],
                 "logs": [log.to_json() for log in self.logs],
@@ -289,6 +298,7 @@ class Manifest:
             text(value["witness_vkey"], "witness_vkey"),
             agents,
             entries,
+            Filter.from_json(value["filter"]),
         )
 
 
@@ -318,6 +328,9 @@ class Tally:
     """Absent seqs of the range, as (first, last), at most `MAX_LISTED`."""
     missing_count: int = 0
     summary: Summary = field(default_factory=Summary)
+    partial: bool = False
+    """Records of the range were left out because they were not asked for: they are counted, and
+    not listed."""
     index: Index | None = None
     """Is given each record of the range, if there is one."""
     heartbeats: int = 0
@@ -371,7 +384,7 @@ class Tally:
     def _skip(self, seq: int) -> None:
         if seq > self._next:
             self.missing_count += seq - self._next
-            if len(self.missing) < MAX_LISTED:
+            if len(self.missing) < MAX_LISTED and not self.partial:
                 self.missing.append((self._next, seq - 1))
             self._next = seq
 

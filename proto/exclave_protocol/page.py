@@ -68,12 +68,18 @@ def _span(manifest: Manifest) -> str:
 
 
 def _overview(tallies: Sequence[Tally]) -> Iterator[str]:
-    missing = sum(tally.missing_count for tally in tallies)
+    missing = sum(tally.missing_count for tally in tallies if not tally.partial)
+    left = sum(tally.missing_count for tally in tallies if tally.partial)
     late = sum(max(tally.log.uploaded - tally.log.size, 0) for tally in tallies if tally.log.agent)
     if missing:
         yield f'<p class="say bad">{missing:,} records of the range are missing here.</p>'
     else:
         yield '<p class="say">No record of the range is missing here.</p>'
+    if left:
+        yield (
+            f'<p class="say">{left:,} records of the range were not asked for: this page is about '
+            "some decisions, not all of them.</p>"
+        )
     if late:
         yield f"<p>{late:,} leaves had no cosignature yet, and are not part of it.</p>"
     yield "<h2>Logs</h2>"

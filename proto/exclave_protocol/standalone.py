@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from importlib.resources import files
 
 MODULES = (
-    *("__init__", "__main__", "archive", "byhand", "canonical", "checkpoint", "disclosure"),
+    *("__init__", "__main__", "archive", "byhand", "canonical", "checkpoint", "chosen"),
+    "disclosure",
     *("dsse", "epoch", "errors", "evidence", "fields", "index", "layout", "leaf", "listings"),
     *("logcheck", "note", "opened", "page", "proof", "recorded", "report", "summary", "term"),
     *("tree", "walk", "witness"),

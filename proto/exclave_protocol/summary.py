@@ -125,6 +125,8 @@ class Summary:
     def _add_uses(self, leaf: Leaf) -> None:
         body, seq = leaf.body, leaf.seq
         release, policy, model = body.get("release"), body.get("policy"), body.get("model")
+        if isinstance(release, dict):
+            release = release.get("digest")
         if isinstance(release, str) and release:
             self.used_releases.add((release[:MAX_LENGTH],), seq)
         if isinstance(policy, dict) and isinstance(digest := policy.get("digest"), str):

@@ -60,7 +60,7 @@ class Walk:
         self.log = log
         self.tree = Findings()
         self.records = Findings()
-        self.tally = Tally(log, index=index)
+        self.tally = Tally(log, partial=manifest.partial(log), index=index)
         self.types: Counter[str] = Counter()
         self.roots: dict[int, bytes] = {}
         self.probed: dict[int, bytes] = {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -390,3 +391,37 @@ async def test_a_bundle_of_two_epochs_verifies(
     report = verify_bundle(path, witness_vkey=member.answer.witness_vkey)
     assert report.verdict is Verdict.WITNESSED, report.to_text()
     assert "epoch 2 continues" in report.to_text()
+
+
+async def test_a_bundle_about_one_model(
+    centre: RunningCoordinator, member: Member, tmp_path: Any
+) -> None:
+    log = member.log()
+    log.add(1)
+    for number, model in enumerate(("big", "small", "big")):
+        for kind in (LeafType.INTENT, LeafType.RESULT):
+            body = {"decision": f"d{number}", "model": {"name": model}, "intent": "1"}
+            log.append(kind, body)
+    log.add(1)
+    process = Process(member, log, 1)
+    await process.begin()
+    await process.upload()
+    await process.witness(0, 8)
+    request = admin_pb2.ExportAuditRequest(tenant="acme", models=["small"])
+    path = tmp_path / "bundle.zip"
+    with path.open("wb") as file:
+        async for chunk in centre.admin.ExportAudit(request):
+            file.write(chunk.data)
+    report = verify_bundle(path, witness_vkey=member.answer.witness_vkey)
+    assert report.verdict is Verdict.WITNESSED, report.to_text()
+    assert "4 records of the range were not asked for" in report.to_text()
+    last = await centre.up.parts.store.read(
+        lambda tx: list(tx.operators.leaves(0, tx.operators.state().size))[-1]
+    )
+    assert b'"models":"small"' in last.data
+    request = admin_pb2.ExportAuditRequest(tenant="acme", models=["x" * 256])
+    call = centre.admin.ExportAudit(request)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in call:
+            pass
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

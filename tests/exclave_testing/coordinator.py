@@ -187,6 +187,14 @@ class AgentLog:
             self.leaves.append(encode_leaf(leaf))
             self.tree.append(leaf_hash(self.leaves[-1]))
 
+    def append(self, kind: LeafType, body: Mapping[str, Any]) -> None:
+        """One leaf more."""
+        seq = len(self.leaves)
+        prev = leaf_hash(self.leaves[-1]) if seq else NO_PREV
+        at = 1_900_000_000 * 10**9 + seq * 10**9
+        self.leaves.append(encode_leaf(Leaf(self.origin, self.epoch, seq, prev, kind, at, body)))
+        self.tree.append(leaf_hash(self.leaves[-1]))
+
     def checkpoint(self, size: int | None = None, *, root: bytes | None = None) -> bytes:
         """A signed checkpoint; `root` to lie."""
         at = len(self.leaves) if size is None else size

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from exclave_protocol import layout
 from exclave_protocol.bundle import BundleSpec
-from exclave_protocol.canonical import encode
+from exclave_protocol.canonical import JsonValue, encode
 from exclave_protocol.dsse import Envelope
 from exclave_protocol.evidence import Report, Verdict, verify_bundle
 from exclave_protocol.index import COLUMNS, MAX_CELL, Index
@@ -70,7 +70,7 @@ def test_the_index_has_a_line_for_each_record(files: Files, tmp_path: Path) -> N
     assert judged(files, tmp_path).verdict is Verdict.WITNESSED
 
 
-def leaf(body: dict[str, str]) -> Leaf:
+def leaf(body: dict[str, JsonValue]) -> Leaf:
     return Leaf("exclave.test/acme/edge-1/e1", 1, 1, NO_PREV, LeafType.INTENT, 0, dict(body))
 
 
@@ -78,7 +78,7 @@ def leaf(body: dict[str, str]) -> Leaf:
 def test_no_name_breaks_the_index(text: str) -> None:
     lines: list[bytes] = []
     index = Index(lines.append)
-    index.add(leaf({"action": text, "actor": "x"}))
+    index.add(leaf({"action": text, "actor": {"key": "x"}}))
     header, row = csv.reader(io.StringIO(b"".join(lines).decode(), newline=""))
     assert tuple(header) == COLUMNS
     assert len(row) == len(COLUMNS)
@@ -222,7 +222,7 @@ def test_silence_beyond_the_pace_that_was_said_is_counted(tmp_path: Path) -> Non
     assert "first for 121 s before seq 5" in report.to_text()
 
 
-# --- on record --------------------------------------------------------------------------------------
+# --- on record ----------------------------------------------------------------------------------
 
 PROOF = "logs/edge-1/e1/cosigned.proof"
 

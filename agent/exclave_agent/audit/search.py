@@ -8,12 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from exclave_agent.errors import BadRequest
+from exclave_protocol.disclosure import parse
 from exclave_protocol.leaf import Leaf, decode_leaf
 
 from .disclose import Shown, find, show
 from .store import LogReader
 
 FOREVER_NS = 2**63 - 1
+STEP = 4096
+"""Leaves looked at at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,22 @@ def search(reader: LogReader, wanted: Wanted, limit: int, *, first: int = 0) -> 
             if wanted.said(shown):
                 found.append(shown)
     return list(found)
+
+
+def commitments_of(reader: LogReader, subject: str) -> list[str]:
+    """The digests of all private fields that are kept of a subject: a bundle can be asked for by
+    them, and nobody who has them learns whose they are.
+
+    Raises: BadRequest (nothing is kept of it), StorageError.
+    """
+    number = reader.number_of(subject)
+    if number is None:
+        raise BadRequest("nothing is kept of a subject of that name", param="subject")
+    size, found = reader.size(), list[str]()
+    for first in range(0, size, STEP):
+        for seq in reader.of_subject(number, first, STEP):
+            found += [parse(text).digest for text in reader.private(seq)]
+    return found
 
 
 def with_field(field: str, reference: str) -> Callable[[LogReader], int]:

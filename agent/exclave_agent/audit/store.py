@@ -118,6 +118,10 @@ class LogReader(Protocol):
         """The seqs of [first, first + limit) whose values are that subject's."""
         ...
 
+    def number_of(self, subject: str) -> int | None:
+        """The number of a subject whose values are kept; None: nothing is kept of it."""
+        ...
+
     def held(self, seq: int) -> bool:
         """Whether a legal hold stands on the leaf's values."""
         ...

@@ -181,6 +181,27 @@ def tail(
 
 
 @command.command()
+@click.option(
+    "--subject",
+    required=True,
+    help="Whose: the `user` that callers sent, else their API key's id. - reads it from stdin.",
+)
+@_epoch_option
+@home_option
+def commitments(subject: str, epoch: int | None, home: Path | None) -> None:
+    """Print the commitments to everything that is kept of a subject, one a line.
+
+    `exclave audit pull --commitments FILE` fetches the evidence of those decisions alone. They do
+    not say whose they are.
+    """
+    from exclave_agent.audit.search import commitments_of
+
+    name = sys.stdin.readline().rstrip("\n") if subject == "-" else subject
+    for digest in read(load_settings(home).home, lambda log: commitments_of(log, name), epoch):
+        click.echo(digest)
+
+
+@command.command()
 @_epoch_option
 @home_option
 def verify(epoch: int | None, home: Path | None) -> None:

@@ -70,7 +70,7 @@ def intent(
 ) -> dict[str, JsonValue]:
     """The body of an INTENT: who is asked first, and who may be asked after."""
     targets: list[JsonValue] = [constants.models[each.info.name] for each in plan.choices]
-    return {
+    body: dict[str, JsonValue] = {
         "decision": call.decision,
         "action": action_of(call),
         "actor": {"key": call.caller.key_id, "roles": list(call.caller.roles)},
@@ -85,6 +85,12 @@ def intent(
         "data_class": call.data_class,
         "received": format_time(received_ns),
     }
+    return body | named(call)
+
+
+def named(call: Call) -> dict[str, JsonValue]:
+    """The workflow, where the caller named one: a label of 64 characters, which is public."""
+    return {"workflow": call.workflow} if call.workflow else {}
 
 
 def ruled(constants: Constants, verdict: Decision | None) -> JsonValue:
@@ -146,7 +152,7 @@ def refused(
 ) -> dict[str, JsonValue]:
     """What a RESULT without an INTENT says besides: who asked for what. A name that the release
     does not have is the caller's text, and stays private."""
-    return {
+    body: dict[str, JsonValue] = {
         "action": action_of(call),
         "actor": {"key": call.caller.key_id, "roles": list(call.caller.roles)},
         "model": constants.models.get(call.model, {"name": None}),
@@ -155,6 +161,7 @@ def refused(
         "data_class": call.data_class,
         "received": format_time(received_ns),
     }
+    return body | named(call)
 
 
 def attempts(made: Sequence[Attempt]) -> list[JsonValue]:

@@ -237,6 +237,11 @@ class LeafReader:
         )
         return [int(str(row[0])) - self._first_id for row in rows]
 
+    def number_of(self, subject: str) -> int | None:
+        if self._vault is None:
+            raise StorageError("the vault is not open: subjects cannot be told apart")
+        return self._vault.number_of(subject)
+
     def held(self, seq: int) -> bool:
         if not self.holds():
             return False

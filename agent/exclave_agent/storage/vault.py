@@ -271,6 +271,16 @@ class VaultReader:
             ) from None
         return values.decode("ascii").rstrip(_SEPARATOR).split(_SEPARATOR)
 
+    def number_of(self, subject: str) -> int | None:
+        """A subject's number; None when nothing is kept of it. Raises: StorageError."""
+        try:
+            row = self._connection.execute(
+                "SELECT id FROM subject WHERE tag = ?", (self._master.tag(subject),)
+            ).fetchone()
+        except sqlite3.Error as error:
+            raise storage_error(error, "read the vault") from error
+        return None if row is None else int(row[0])
+
     def _key(self, subject: int) -> tuple[bytes, AESGCM] | None:
         """A subject's tag and key; None when the key was destroyed. Raises: StorageError."""
         try:

@@ -18,6 +18,8 @@ from exclave_coordinator.errors import Invalid, NotFound
 from exclave_coordinator.fleet.enroll import name
 from exclave_coordinator.ports import Agent, AgentKey, ChainState, Log, Tx
 from exclave_coordinator.witness_ports import Cosignature, OutsideLog
+from exclave_protocol.chosen import Filter
+from exclave_protocol.errors import EvidenceError
 from exclave_protocol.pb import admin_pb2 as pb
 from exclave_protocol.wire import CHUNK
 
@@ -46,14 +48,17 @@ class AuditCalls:
         parts = self._parts
         tenant = name(request.tenant, "tenant")
         begin, end = getattr(request, "from"), request.to
-        act = parts.recorder.act(
-            "ExportAudit", f"tenant/{tenant}", {"from": str(begin), "to": str(end)}
-        )
+        chosen = _filter(request)
+        details = {"from": str(begin), "to": str(end)}
+        for kind, names in chosen.to_json().items():
+            if isinstance(names, list) and names:
+                details[kind] = ", ".join(map(str, names))
+        act = parts.recorder.act("ExportAudit", f"tenant/{tenant}", details)
         # Anonymous: gone with the handle, whatever becomes of this process.
         with tempfile.TemporaryFile(dir=parts.spool) as file:
 
             def job(tx: Tx) -> str:
-                parts.exporter.write(tx, file, tenant, begin, end)
+                parts.exporter.write(tx, file, tenant, begin, end, chosen)
                 return _digest(file)
 
             async with parts.recorder.attempt(act):
@@ -140,6 +145,19 @@ class AuditCalls:
             )
 
         return await self._parts.store.read(job)
+
+
+def _filter(request: pb.ExportAuditRequest) -> Filter:
+    """Which decisions are asked for. Raises: Invalid."""
+    made = {
+        "models": list(request.models),
+        "workflows": list(request.workflows),
+        "commitments": list(request.commitments),
+    }
+    try:
+        return Filter.from_json({name: list(values) for name, values in made.items()})
+    except EvidenceError as error:
+        raise Invalid(error.message) from error
 
 
 def _agent_logs(tx: Tx, agent: Agent, logs: Sequence[Log]) -> Iterator[pb.AgentLog]:

@@ -15,8 +15,10 @@ from exclave_coordinator.errors import Invalid, NotFound, StorageError, StorageF
 from exclave_coordinator.ports import AgentKey, Clock, Log, StoredLeaf, Tx
 from exclave_protocol.bundle import BundleSpec, LogSpec, Written, write_bundle
 from exclave_protocol.checkpoint import Checkpoint, agent_log_key, log_origin
-from exclave_protocol.errors import EvidenceError
+from exclave_protocol.chosen import EVERYTHING, Filter
+from exclave_protocol.errors import EvidenceError, LeafError
 from exclave_protocol.layout import wanted
+from exclave_protocol.leaf import Leaf, decode_leaf
 from exclave_protocol.note import split_note
 from exclave_protocol.standalone import verifier
 
@@ -50,13 +52,21 @@ class Exporter:
         self.turns = asyncio.Semaphore(AT_ONCE)
         """Held by whoever calls `write`."""
 
-    def write(self, tx: Tx, out: BinaryIO, tenant: str, begin: int, end: int) -> Written:
+    def write(
+        self,
+        tx: Tx,
+        out: BinaryIO,
+        tenant: str,
+        begin: int,
+        end: int,
+        chosen: Filter = EVERYTHING,
+    ) -> Written:
         """Write the bundle of [begin, end), seconds since the epoch; 0: open. Blocks.
 
         Raises: NotFound (tenant), Invalid (times), StorageError (`out` cannot be written).
         """
         try:
-            return self._write(tx, out, tenant, begin, end)
+            return self._write(tx, out, tenant, begin, end, chosen)
         except EvidenceError as error:
             raise StorageError(
                 f"the bundle would not verify: {error.message}; the coordinator's database is "
@@ -68,7 +78,9 @@ class Exporter:
                 raise StorageFull("the disk is full; no bundle was written") from error
             raise StorageError(f"the bundle cannot be written ({error.strerror})") from error
 
-    def _write(self, tx: Tx, out: BinaryIO, tenant: str, begin: int, end: int) -> Written:
+    def _write(
+        self, tx: Tx, out: BinaryIO, tenant: str, begin: int, end: int, chosen: Filter
+    ) -> Written:
         if not 0 <= begin <= _LATEST or not 0 <= end <= _LATEST or (end and end <= begin):
             raise Invalid("from, to: must be seconds since the epoch, from before to")
         if tx.tenants.get(tenant) is None:
@@ -83,7 +95,8 @@ class Exporter:
                 time_to=end,
                 witness_vkey=self._witness.vkey,
                 agents={a.key.name: a.presence.last_seen for a in tx.agents.all(tenant)},
-                logs=self._logs(tx, tenant, begin, end),
+                logs=self._logs(tx, tenant, begin, end, chosen),
+                filter=chosen,
                 verifier=verifier(),
                 page=True,
                 signer=self._operators.private,
@@ -91,11 +104,11 @@ class Exporter:
             ),
         )
 
-    def _logs(self, tx: Tx, tenant: str, begin: int, end: int) -> Iterator[LogSpec]:
+    def _logs(self, tx: Tx, tenant: str, begin: int, end: int, chosen: Filter) -> Iterator[LogSpec]:
         span = (begin * 10**9, end * 10**9 if end else _FOREVER)
         nodes: Nodes = {}
         for log in tx.logs.of_tenant(tenant):
-            yield self._agent_log(tx, log, span, nodes)
+            yield self._agent_log(tx, log, span, nodes, chosen)
         state = tx.operators.state()
         first, stop = tx.operators.span(state.size, *span)
         yield LogSpec(
@@ -115,7 +128,9 @@ class Exporter:
             ),
         )
 
-    def _agent_log(self, tx: Tx, log: Log, span: tuple[int, int], nodes: Nodes) -> LogSpec:
+    def _agent_log(
+        self, tx: Tx, log: Log, span: tuple[int, int], nodes: Nodes, chosen: Filter
+    ) -> LogSpec:
         size = log.witnessed_size
         first, stop = tx.logs.span(log.id, size, *span)
         origin = log_origin(self._domain, log.key.tenant, log.key.name, log.epoch)
@@ -133,7 +148,7 @@ class Exporter:
             records=(
                 item
                 for part in wanted(first, stop, size, log.epoch)
-                for item in _records(tx.logs.leaves(log.id, part.start, part.stop))
+                for item in _records(_asked_for(tx, log, part, range(first, stop), chosen))
             ),
             recorded=self._recorded(tx, log, nodes),
             seen=_seen(tx, log.key, log.epoch),
@@ -153,6 +168,31 @@ class Exporter:
         head = Checkpoint.parse(split_note(log.checkpoint)[0])
         proof = self._witness.recorded(tx, head, log.witnessed_at, nodes)
         return proof.encode() if proof is not None else b""
+
+
+def _asked_for(tx: Tx, log: Log, part: range, span: range, chosen: Filter) -> Iterator[StoredLeaf]:
+    """The leaves of `part`; of those in `span` only what the filter keeps. What does not decode is
+    kept: the auditor is to see it."""
+    found = tx.logs.leaves(log.id, part.start, part.stop)
+    if not chosen:
+        yield from found
+        return
+    decisions = chosen.chosen(
+        leaf
+        for stored in tx.logs.leaves(log.id, span.start, span.stop)
+        if (leaf := _decoded(stored)) is not None
+    )
+    for stored in found:
+        leaf = _decoded(stored)
+        if stored.seq not in span or leaf is None or chosen.keeps(leaf, decisions):
+            yield stored
+
+
+def _decoded(stored: StoredLeaf) -> Leaf | None:
+    try:
+        return decode_leaf(stored.data)
+    except LeafError:
+        return None
 
 
 def _records(leaves: Iterator[StoredLeaf]) -> Iterator[tuple[int, bytes]]:

@@ -26,6 +26,14 @@ def audit() -> None:
 @click.option("--tenant", required=True)
 @click.option("--from", "first", type=output.moment, default=0, help="RFC 3339, inclusive.")
 @click.option("--to", "last", type=output.moment, default=0, help="RFC 3339, exclusive.")
+@click.option("--model", "models", multiple=True, help="Only decisions of this model; repeatable.")
+@click.option("--workflow", "workflows", multiple=True, help="Only of this workflow; repeatable.")
+@click.option(
+    "--commitments",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Only with one of these commitments, one a line: `exclave-agent audit commitments` tells "
+    "those of a subject.",
+)
 @click.option(
     "-o", "--output", "file", type=click.Path(path_type=Path, dir_okay=False), required=True
 )
@@ -37,11 +45,19 @@ def pull(
     tenant: str,
     first: int,
     last: int,
+    models: tuple[str, ...],
+    workflows: tuple[str, ...],
+    commitments: Path | None,
     file: Path,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Fetch a tenant's evidence for `exclave-verify`. Needs role auditor."""
+    """Fetch a tenant's evidence for `exclave-verify`. Needs role auditor.
+
+    With --model, --workflow or --commitments the bundle is about those decisions alone (and all
+    records that are of none). Each record in it is proven as ever; that none of those which were
+    asked for is left out is then the coordinator's word.
+    """
     from exclave_ctl import audits
 
     if file.exists() and not force:
@@ -50,7 +66,16 @@ def pull(
         raise CtlError("--from must lie before --to")
     with session.connect() as client, output.transfer(None, "pulling") as moved:
         pulled = audits.save(
-            client.export_audit(tenant, first, last), file, lambda size: moved(file.name, size)
+            client.export_audit(
+                tenant,
+                first,
+                last,
+                models=models,
+                workflows=workflows,
+                commitments=commitments.read_text("ascii").split() if commitments else (),
+            ),
+            file,
+            lambda size: moved(file.name, size),
         )
     if as_json:
         output.emit({"file": str(pulled.path), "sha256": pulled.sha256, "length": pulled.length})

@@ -286,13 +286,19 @@ class Rollout(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., rollout: _Optional[str] = ..., release_digest: _Optional[str] = ..., generation: _Optional[int] = ..., started: _Optional[int] = ..., agents: _Optional[int] = ..., applied: _Optional[int] = ..., failed: _Optional[int] = ..., pending: _Optional[_Iterable[_Union[Agent, _Mapping]]] = ...) -> None: ...
 
 class ExportAuditRequest(_message.Message):
-    __slots__ = ("tenant", "to")
+    __slots__ = ("tenant", "to", "models", "workflows", "commitments")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     FROM_FIELD_NUMBER: _ClassVar[int]
     TO_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    WORKFLOWS_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENTS_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     to: int
-    def __init__(self, tenant: _Optional[str] = ..., to: _Optional[int] = ..., **kwargs) -> None: ...
+    models: _containers.RepeatedScalarFieldContainer[str]
+    workflows: _containers.RepeatedScalarFieldContainer[str]
+    commitments: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, tenant: _Optional[str] = ..., to: _Optional[int] = ..., models: _Optional[_Iterable[str]] = ..., workflows: _Optional[_Iterable[str]] = ..., commitments: _Optional[_Iterable[str]] = ..., **kwargs) -> None: ...
 
 class ExportAuditChunk(_message.Message):
     __slots__ = ("data",)

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from exclave_agent.audit.search import Wanted, search, with_field
+from exclave_agent.audit.disclose import show
+from exclave_agent.audit.search import Wanted, commitments_of, search, with_field
 from exclave_agent.cli import audit
 from exclave_agent.errors import BadRequest
 from exclave_agent.ports import LeafDraft
 from exclave_protocol.canonical import JsonValue
 from exclave_testing.clock import FakeClock
-from exclave_testing.homes import Home
+from exclave_testing.homes import Home, intent
 
 ANSWERS = ("answered", "denied", "answered")
 
@@ -154,3 +155,15 @@ async def test_one_of_the_two_names_the_record(tmp_path: Path) -> None:
     for words in ((), ("--seq", "1", "--record", "d0")):
         done = run(tmp_path, "disclose", *words, "--field", "x", "-o", str(tmp_path / "f"), code=2)
         assert "--record" in done.output
+
+
+async def test_the_commitments_to_what_is_kept_of_a_subject(tmp_path: Path) -> None:
+    async with Home(tmp_path) as home:
+        hers = await home.log.append(intent("one", subject="ada"))
+        await home.log.append(intent("two", subject="bob"))
+        found = await home.database.read(lambda r: commitments_of(r, "ada"))
+        leaf = (await home.database.read(lambda r: show(r, hers.seq))).leaf
+        assert len(found) == 1
+        assert set(found) < set(leaf.sd)
+        with pytest.raises(BadRequest, match="nothing is kept"):
+            await home.database.read(lambda r: commitments_of(r, "eve"))
