@@ -43,6 +43,7 @@ UPGRADE_REPORT_SECONDS = 10
 FORGET_SECONDS = 600
 """How soon the sums of former periods, and kept answers that are over or erased, are deleted."""
 RETAIN_SECONDS = 60.0
+FINAL_SECONDS = 30.0
 
 
 async def run_agent(settings: Settings, control: Control) -> None:
@@ -134,6 +135,7 @@ async def _work(rooms: Rooms, listening: Listening) -> None:
     chores.every(RETAIN_SECONDS, "values kept too long", rooms.retainer.run)
     chores.every(RETAIN_SECONDS, "erasures that were cut off", rooms.eraser.resume)
     chores.every(FORGET_SECONDS, "answers kept too long", rooms.cache.sweep)
+    chores.every(FINAL_SECONDS, "what outside witnesses cosigned", rooms.finals.run)
     alive = Liveness(
         basis.control.manager,
         basis.clock,

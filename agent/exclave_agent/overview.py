@@ -50,6 +50,7 @@ def status(rooms: Rooms) -> dict[str, Any]:
             "size": record.log.size,
             "uploaded": upload.uploaded,
             "witnessed_size": upload.witnessed,
+            "cosigned_by": {str(n): size for n, size in sorted(rooms.finals.covered.items())},
             "error": upload.error,
         },
         "release": None

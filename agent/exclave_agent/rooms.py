@@ -22,6 +22,7 @@ from exclave_agent.audit.boot import Starting, record_boot
 from exclave_agent.audit.checkpoint import Checkpointer
 from exclave_agent.audit.epoch import Epoch, Frost
 from exclave_agent.audit.erase import Eraser
+from exclave_agent.audit.final import Finals
 from exclave_agent.audit.heartbeat import Heartbeat
 from exclave_agent.audit.retention import Retainer
 from exclave_agent.audit.rotate import Rotation
@@ -146,6 +147,7 @@ class Rooms:
     pipeline: Pipeline
     heartbeat: Heartbeat
     rotation: Rotation
+    finals: Finals
     retainer: Retainer
     eraser: Eraser
     upgrades: UpgradeDesk
@@ -385,6 +387,12 @@ async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Room
         basis.storage.truncate,
         pipeline.live,
     )
+    finals = Finals(
+        record.log,
+        basis.storage.state,
+        GrpcAudit(channels),
+        lambda: None if (now := policy()) is None else now.finality,
+    )
     crashes = CrashWatch(manager, record.log, loops)
     heartbeat = Heartbeat(
         record.log,
@@ -423,6 +431,7 @@ async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Room
         pipeline,
         heartbeat,
         Rotation(record.log, record.terms, uploader.begin_term, clock, settings.key_rotation),
+        finals,
         retainer,
         eraser_of(record.log, basis.storage, clock, basis.ids),
         upgrades,

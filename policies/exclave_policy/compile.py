@@ -17,6 +17,7 @@ from exclave_policy.kinds.approvals import Approval
 from exclave_policy.kinds.budgets import Budget
 from exclave_policy.kinds.caching import CachePolicy
 from exclave_policy.kinds.files import beside
+from exclave_policy.kinds.finality import Finality
 from exclave_policy.kinds.redactions import Redaction
 from exclave_policy.kinds.retention import Retention
 from exclave_policy.kinds.routes import Route
@@ -74,6 +75,7 @@ class _Found:
             approvals=self._all(Approval),
             retention=self._one(Retention),
             telemetry=self._one(Telemetry),
+            finality=self._one(Finality),
             roles=frozenset(role for policy in self.policies for role in policy.roles),
         )
 
@@ -105,5 +107,6 @@ _ONCE: Mapping[type[object], str] = {
     CachePolicy: "Cache",
     Retention: "Retention",
     Telemetry: "Telemetry",
+    Finality: "Finality",
 }
 """Kinds of which a pack has at most one document."""

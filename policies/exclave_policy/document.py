@@ -11,6 +11,7 @@ from exclave_policy.heading import API_VERSION, header, metadata
 from exclave_policy.kinds.approvals import Approval, read_approval
 from exclave_policy.kinds.budgets import Budget, read_budget
 from exclave_policy.kinds.caching import CachePolicy, read_cache
+from exclave_policy.kinds.finality import Finality, read_finality
 from exclave_policy.kinds.redactions import Redaction, read_redaction
 from exclave_policy.kinds.retention import Retention, read_retention
 from exclave_policy.kinds.routes import Route, read_route
@@ -23,7 +24,16 @@ from exclave_policy.source import Node, Report, parse, read_text
 __all__ = ["API_VERSION", "KINDS", "MAX_RULES", "Document", "read_document"]
 
 Document: TypeAlias = (
-    Policy | Route | Budget | CachePolicy | Validator | Redaction | Approval | Retention | Telemetry
+    Policy
+    | Route
+    | Budget
+    | CachePolicy
+    | Validator
+    | Redaction
+    | Approval
+    | Retention
+    | Telemetry
+    | Finality
 )
 
 
@@ -77,5 +87,6 @@ KINDS: dict[str, Callable[[Fields, Node, Source], Document | None]] = {
     "Approval": lambda top, spec, at: read_approval(top, spec, at.report),
     "Retention": lambda top, spec, at: read_retention(top, spec, at.report),
     "Telemetry": lambda top, spec, at: read_telemetry(top, spec, at.report),
+    "Finality": lambda top, spec, at: read_finality(top, spec, at.report),
 }
 """How each kind of document is read."""

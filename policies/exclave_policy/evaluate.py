@@ -15,6 +15,7 @@ from exclave_policy.conditions import ConditionFailed, bind
 from exclave_policy.kinds.approvals import Approval
 from exclave_policy.kinds.budgets import Budget
 from exclave_policy.kinds.caching import CachePolicy
+from exclave_policy.kinds.finality import Finality
 from exclave_policy.kinds.redactions import Redaction
 from exclave_policy.kinds.retention import Retention
 from exclave_policy.kinds.routes import Route
@@ -50,6 +51,7 @@ class Documents:
     approvals: tuple[Approval, ...] = ()
     retention: Retention | None = None
     telemetry: Telemetry | None = None
+    finality: Finality | None = None
     roles: frozenset[str] = frozenset()
     """Those that policies declare."""
 
@@ -66,6 +68,7 @@ class CompiledPolicy:
         "approvals",
         "budget",
         "cache",
+        "finality",
         "name",
         "names",
         "redactions",
@@ -95,6 +98,8 @@ class CompiledPolicy:
         self.retention = found.retention
         """None: values are kept."""
         self.telemetry = found.telemetry
+        self.finality = found.finality
+        """None: a decision is final when it is recorded."""
         self.roles = found.roles
         """The declared roles; empty: none are declared."""
         # Denies first, each kind in the order of the text: the order of evaluation.

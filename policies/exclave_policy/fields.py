@@ -23,6 +23,8 @@ SECRET = NAME
 TENSOR = re.compile(r"[A-Za-z0-9_./:-]{1,128}")
 COUNTRY = re.compile(r"[A-Z]{2}")
 FILE = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,99}/){0,2}[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+VKEY = re.compile(r"[!-*,-~]{1,255}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{44}")
+"""A key as C2SP signed-note writes it: name, key id, base64 of type and Ed25519 key."""
 VERSION = re.compile(r"[0-9A-Za-z]([0-9A-Za-z.+-]{0,62}[0-9A-Za-z])?")
 
 SHAPES = {
@@ -35,6 +37,7 @@ SHAPES = {
     VERSION: "1 to 64 letters, digits and .+-",
     TENSOR: "1 to 128 letters, digits and _./:-",
     COUNTRY: "the two capitals of ISO 3166, such as DE",
+    VKEY: "a vkey: <name>+<8 hex digits>+<base64>",
     FILE: "the path of a file from the root of the pack, such as schemas/claim.json",
 }
 

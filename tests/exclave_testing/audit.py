@@ -113,6 +113,7 @@ class FakeAuditSink:
         self.head_lie: AuditHead | None = None
         self.size_lie = 0
         self.epoch_open = 1
+        self.proof = b""
 
     def restore(self, size: int, head: AuditHead) -> None:
         """Go back to a state of before, as a coordinator restored from a backup does."""
@@ -128,6 +129,10 @@ class FakeAuditSink:
         note = self.notes[-1] if self.notes else b""
         number = self.term.term if self.term is not None else 0
         return AuditHead(len(self.leaves), self.witnessed_size, note, self.epoch_open, number)
+
+    async def recorded(self, epoch: int) -> bytes:
+        await self._called("recorded")
+        return self.proof
 
     async def begin_term(self, claim: TermClaim) -> bytes:
         await self._called("begin_term")

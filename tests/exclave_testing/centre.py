@@ -142,6 +142,10 @@ class DirectLine:
         note = self._centre.witness.cosigned(log)
         return AuditHead(log.size, log.witnessed_size, note, opened, term)
 
+    async def recorded(self, epoch: int) -> bytes:
+        """See `ports.AuditSink`."""
+        return await _told("Recorded", self._centre.witness.on_record(self._key, epoch))
+
     async def begin_term(self, claim: TermClaim) -> bytes:
         """See `ports.AuditSink`."""
         told = Claim(

@@ -220,6 +220,10 @@ class _Audit(audit_pb2_grpc.AuditServicer):
             epoch_open=head.epoch_open,
         )
 
+    async def Recorded(self, request: Any, context: Any) -> Any:
+        work = self._sink.recorded(request.epoch)
+        return audit_pb2.RecordedResponse(proof=await self._call(context, work))
+
     async def BeginTerm(self, request: Any, context: Any) -> Any:
         claim = TermClaim(
             request.epoch,

@@ -36,6 +36,10 @@ class Liar:
         """See `ports.AuditSink`."""
         return self.on_head(await self.sink.head(epoch))
 
+    async def recorded(self, epoch: int) -> bytes:
+        """See `ports.AuditSink`."""
+        return await self.sink.recorded(epoch)
+
     async def begin_term(self, claim: TermClaim) -> bytes:
         """See `ports.AuditSink`."""
         return await self.sink.begin_term(claim)
@@ -66,6 +70,10 @@ class Breaking:
     async def head(self, epoch: int) -> AuditHead:
         """See `ports.AuditSink`."""
         return await self._through("head", lambda: self.sink.head(epoch))
+
+    async def recorded(self, epoch: int) -> bytes:
+        """See `ports.AuditSink`."""
+        return await self._through("recorded", lambda: self.sink.recorded(epoch))
 
     async def begin_term(self, claim: TermClaim) -> bytes:
         """See `ports.AuditSink`."""

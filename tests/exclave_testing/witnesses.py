@@ -66,6 +66,13 @@ class OutsideTree:
         return AddCheckpoint(old, self.proof(old, new), self.note(new))
 
 
+class SilentTold:
+    """`submit.Told` that nobody listens to."""
+
+    def outcome(self, witness: str, outcome: str) -> None: ...
+    def lag(self, log: str, witness: str, leaves: int, cosigned_at: int) -> None: ...
+
+
 @dataclass
 class FakeWitness:
     """`witness_ports.OutsideWitness` in memory: the rules of tlog-witness, and every fault."""

@@ -30,7 +30,7 @@ from exclave_testing.clock import SeededRng
 from exclave_testing.homes import execute
 from exclave_testing.tampering import retell
 from exclave_testing.uploading import Pair
-from exclave_testing.witnesses import FakeWitness
+from exclave_testing.witnesses import FakeWitness, SilentTold
 
 SIZES = (5, 9, 14, 21)
 """Each was cosigned, so it has a leaf in the witness's log, after its GENESIS."""
@@ -45,17 +45,10 @@ async def pair(tmp_path: Path) -> Pair:
     return made
 
 
-class Told:
-    """`submit.Told` that nobody listens to."""
-
-    def outcome(self, witness: str, outcome: str) -> None: ...
-    def lag(self, log: str, witness: str, leaves: int, cosigned_at: int) -> None: ...
-
-
 def submitter(centre: Centre) -> Submitter:
     """Sends both own logs to outside witnesses."""
     logs = (centre.operators, centre.cosigned)
-    rng, told = SeededRng(), Told()
+    rng, told = SeededRng(), SilentTold()
     return Submitter(centre.store, logs, seconds=60, clock=centre.clock, rng=rng, told=told)
 
 

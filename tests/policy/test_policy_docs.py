@@ -47,6 +47,7 @@ KIND_OF = {
     "approval": "Approval",
     "retention": "Retention",
     "telemetry": "Telemetry",
+    "finality": "Finality",
 }
 NAMED = {"schemas/claim.json": "{}", "prompts/judge.md": "{output}"}
 """Files that documents of the pages name."""
@@ -187,6 +188,7 @@ def test_a_document_of_each_kind_stands_on_the_page_and_is_taken() -> None:
     assert set(policy.validators) == {"refund-claim", "no-other-orders"}
     assert len(policy.redactions) == len(policy.approvals) == len(policy.routes) == 1
     assert None not in (policy.budget, policy.cache, policy.retention, policy.telemetry)
+    assert policy.finality is not None
     for name, kind in KIND_OF.items():
         assert f"\nkind: {kind}\n" in EXAMPLES[name]
 
@@ -204,7 +206,7 @@ def test_every_field_of_a_kind_is_named_on_its_part_of_the_page() -> None:
     parts = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", DOCUMENTS, re.DOTALL | re.MULTILINE))
     for part, kind in (
         *(("Validators", "validator"), ("Redactions", "redaction"), ("Approvals", "approval")),
-        *(("Retention", "retention"), ("Telemetry", "telemetry")),
+        *(("Retention", "retention"), ("Telemetry", "telemetry"), ("Finality", "finality")),
     ):
         schema = json.loads((SCHEMAS / f"{kind}.v1.schema.json").read_text())
         for field in fields_of([schema["properties"]["spec"], schema.get("$defs", {})]):

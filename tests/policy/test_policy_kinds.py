@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import exclave_policy
 from exclave_policy.document import KINDS, read_document
 from exclave_policy.kinds.approvals import Approval
+from exclave_policy.kinds.finality import Finality
 from exclave_policy.kinds.redactions import Redaction
 from exclave_policy.kinds.retention import Retention
 from exclave_policy.kinds.telemetry import Telemetry
@@ -54,6 +55,8 @@ def whole(kind: str, spec: Any) -> dict[str, Any]:
     }
 
 
+OUTSIDE = "outside.example/w+0123abcd+" + "A" * 44
+LOG = "exclave.example/_witness/coordinator/e1+89abcdef+" + "B" * 44
 FULL: Mapping[str, Any] = {
     "Validator": {
         "stage": "output",
@@ -97,6 +100,14 @@ FULL: Mapping[str, Any] = {
         ]
     },
     "Telemetry": {"counts": True, "minimum": 10, "round_to": 5, "traces": False},
+    "Finality": {
+        "log": LOG,
+        "witnesses": [OUTSIDE],
+        "classes": [
+            {"name": "high", "witnesses": 2, "data_classes": ["health"]},
+            {"name": "usual", "witnesses": 1, "data_classes": ["*"]},
+        ],
+    },
 }
 
 
@@ -107,6 +118,16 @@ def read(kind: str, spec: Any) -> tuple[Any, list[str]]:
 
 
 # --- what they mean ----------------------------------------------------------------------------
+
+
+def test_a_finality_in_full() -> None:
+    found, faults = read("Finality", FULL["Finality"])
+    assert faults == []
+    assert isinstance(found, Finality)
+    assert (found.log, found.witnesses, found.most) == (LOG, (OUTSIDE,), 2)
+    high, usual = found.classes
+    assert [found.of(label) for label in ("health", "", "other")] == [high, usual, usual]
+    assert (high.witnesses, usual.witnesses) == (2, 1)
 
 
 def test_a_validator_in_full() -> None:
@@ -280,6 +301,33 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("Telemetry", {"minimum": "ten"}, "expected a whole number"),
     ("Telemetry", {"round_to": 0}, "from 1 to 1000000"),
     ("Telemetry", {"trace": True}, "did you mean 'traces'?"),
+    ("Finality", {"classes": []}, "spec.classes: 0 classes"),
+    ("Finality", {"classes": [{"name": "a", "witnesses": 1}]}, "field 'data_classes' is missing"),
+    (
+        "Finality",
+        {"classes": [{"name": "a", "witnesses": 2, "data_classes": ["*"]}]},
+        "2 witnesses, and 1 are known",
+    ),
+    (
+        "Finality",
+        {"witnesses": [OUTSIDE], "classes": [{"name": "a", "witnesses": 1, "data_classes": ["x"]}]},
+        "spec.witnesses: no `log`",
+    ),
+    (
+        "Finality",
+        {"log": "me", "classes": [{"name": "a", "witnesses": 1, "data_classes": ["x"]}]},
+        "spec.log: 'me' is not a valid name",
+    ),
+    (
+        "Finality",
+        {
+            "classes": [
+                {"name": "a", "witnesses": 1, "data_classes": ["x"]},
+                {"name": "a", "witnesses": 1, "data_classes": ["x"]},
+            ]
+        },
+        "'x' is of spec.classes[0] already",
+    ),
 ]
 
 
@@ -333,6 +381,7 @@ BEYOND = (
     ("the judge is not shown", ""),
     ("is defined already", ""),
     ("is of spec.classes", ""),
+    (" witnesses, and ", " are known"),
 )
 
 

@@ -106,6 +106,10 @@ class LogReader(Protocol):
         """No INTENT below this seq lacks its RESULT."""
         ...
 
+    def kept(self, key: str) -> bytes | None:
+        """A small named value of the home's state."""
+        ...
+
     def walk(self, name: str) -> bytes | None:
         """How far retention has come with a class of data, in its own words; None: nowhere."""
         ...

@@ -181,6 +181,32 @@ def tail(
 
 
 @command.command()
+@click.argument("decision")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_epoch_option
+@home_option
+def final(decision: str, as_json: bool, epoch: int | None, home: Path | None) -> None:
+    """Say whether a decision is final: whether as many witnesses have cosigned its record as the
+    policy wanted. Exits with 3 while it is not."""
+    from exclave_agent.audit.final import standing
+
+    found = read(load_settings(home).home, lambda log: standing(log, decision), epoch)
+    if as_json:
+        row = {"seq": found.seq, "needed": found.needed, "covered": found.covered}
+        click.echo(json.dumps({"final": found.final, **row}))
+    elif found.needed == 0:
+        click.echo(f"final: record {found.seq}; the policy asks for no witness")
+    else:
+        word = "final" if found.final else "not final yet"
+        click.echo(
+            f"{word}: record {found.seq}; {found.needed} witnesses have cosigned {found.covered:,} "
+            "records"
+        )
+    if not found.final:
+        sys.exit(3)
+
+
+@command.command()
 @click.option(
     "--subject",
     required=True,

@@ -119,7 +119,8 @@ class Entry:
         draft = LeafDraft(
             "INTENT",
             bodies.intent(self._constants, call, self.plan, self.verdict, params, self.received_ns)
-            | self._retained(),
+            | self._retained()
+            | self._final(),
             bodies.asked(call) | bodies.sent(self.plan) | self._explained(),
             call.subject,
             tuple(entry for entries in ledger for entry in entries),
@@ -227,7 +228,7 @@ class Entry:
         body |= bodies.answered_by(self._constants, answer, made)
         body["cost"] = end.cost()
         body |= self.notes.body()
-        body |= self._retained()
+        body |= self._retained() | self._final()
         if intent is None:
             body |= bodies.refused(
                 self._constants, self._call, self._route_name() or None, self.received_ns
@@ -256,6 +257,15 @@ class Entry:
     def _retained(self) -> dict[str, JsonValue]:
         found = self.retention
         return {} if found is None else {"retention": found.name}
+
+    def _final(self) -> dict[str, JsonValue]:
+        """How many witnesses the record needs before the decision is final."""
+        policy = self._constants.policy
+        finality = None if policy is None else policy.finality
+        found = None if finality is None else finality.of(self._call.data_class)
+        if found is None:
+            return {}
+        return {"finality": {"class": found.name, "witnesses": found.witnesses}}
 
     def _explained(self) -> dict[str, JsonValue]:
         if self.request is None or self.verdict is None:

@@ -38,6 +38,15 @@ class GrpcAudit:
             answer.term,
         )
 
+    async def recorded(self, epoch: int) -> bytes:
+        """Audit.Recorded."""
+        stub = AuditStub(self._channels.bulk())
+        try:
+            answer = await stub.Recorded(pb.RecordedRequest(epoch=epoch), timeout=TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            raise link_error(error, "Recorded") from error
+        return bytes(answer.proof)
+
     async def begin_term(self, claim: TermClaim) -> bytes:
         """Audit.BeginTerm."""
         request = pb.BeginTermRequest(

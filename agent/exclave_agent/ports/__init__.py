@@ -202,6 +202,11 @@ class AuditSink(Protocol):
         """Where the coordinator stands. Raises: LinkError."""
         ...
 
+    async def recorded(self, epoch: int) -> bytes:
+        """The proof that the newest cosignature over this log is in the witness's own log (C2SP
+        tlog-proof); empty: none was given. Raises: LinkError."""
+        ...
+
     async def begin_term(self, claim: TermClaim) -> bytes:
         """Show that this process follows the one that held the log last, and that its log extends
         the cosigned head; returns the fencing token. Idempotent for one term.

@@ -219,9 +219,12 @@ class LeafReader:
         # It only saves work: what cannot be a mark means that all is looked at.
         return int(mark) if mark.isdigit() and len(mark) < 19 else 0
 
-    def walk(self, name: str) -> bytes | None:
-        rows = self._rows("SELECT value FROM state WHERE key = ?", _walk_key(self.epoch, name))
+    def kept(self, key: str) -> bytes | None:
+        rows = self._rows("SELECT value FROM state WHERE key = ?", key)
         return bytes(rows[0][0]) if rows and isinstance(rows[0][0], bytes) else None
+
+    def walk(self, name: str) -> bytes | None:
+        return self.kept(_walk_key(self.epoch, name))
 
     def keeps(self, seq: int) -> bool:
         leaf_id = self._first_id + seq

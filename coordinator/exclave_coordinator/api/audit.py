@@ -39,6 +39,11 @@ class AuditService(AuditServicer):
             epoch_open=found.epoch_open,
         )
 
+    async def Recorded(self, request: pb.RecordedRequest, _context: Any) -> pb.RecordedResponse:
+        """See audit.proto."""
+        key, epoch = calling_agent().member.key, number(request.epoch, "epoch")
+        return pb.RecordedResponse(proof=await self._witness.on_record(key, epoch))
+
     async def BeginTerm(self, request: pb.BeginTermRequest, _context: Any) -> pb.BeginTermResponse:
         """See audit.proto."""
         member = calling_agent().member

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -22,8 +21,6 @@ from exclave_protocol.witness import proof_between
 EPOCH = 1
 _BLOCK = 10
 """Level up to which a subtree is made of its leaves at once; above, of subtrees that are kept."""
-Nodes: TypeAlias = dict[tuple[int, int], bytes]
-"""Hashes of complete subtrees by level and index."""
 _PAGE = 65_536
 """Leaf hashes read at once (2 MiB)."""
 
@@ -62,6 +59,8 @@ class OwnLog:
         self._table = table
         self._genesis = genesis
         self._clock = clock
+        self._nodes: dict[tuple[int, int], bytes] = {}
+        """Hashes of complete subtrees of 1,024 leaves and more, by level and index."""
 
     @property
     def origin(self) -> str:
@@ -120,21 +119,25 @@ class OwnLog:
             proof = proof_between(old, state.size, self._hashes(chain, size, state.size))
         return Head(state, self.checkpoint(state), tuple(proof))
 
-    def prove(self, tx: Tx, seq: int, note: bytes, size: int, nodes: Nodes) -> Proof:
-        """That the leaf `seq` is in the tree of `size` leaves that `note` signs. `nodes` is kept
-        between proofs of one transaction. Raises: StorageError."""
-        chain = self._table(tx)
+    def prove(self, tx: Tx, seq: int, note: bytes, size: int) -> Proof:
+        """That the leaf `seq` is in the tree of `size` leaves that `note` signs.
+
+        Complete subtrees never change, so large ones are made once. Raises: StorageError.
+        """
+        chain, nodes = self._table(tx), self._nodes
 
         def node(level: int, index: int) -> bytes:
+            if (level, index) in nodes:
+                return nodes[level, index]
             if level > _BLOCK:
-                if (level, index) not in nodes:
-                    left, right = node(level - 1, 2 * index), node(level - 1, 2 * index + 1)
-                    nodes[level, index] = node_hash(left, right)
-            elif (level, index) not in nodes:
+                made = node_hash(node(level - 1, 2 * index), node(level - 1, 2 * index + 1))
+            else:
                 part = Frontier()
                 part.extend(self._hashes(chain, index << level, (index + 1) << level))
-                nodes[level, index] = part.root()
-            return nodes[level, index]
+                made = part.root()
+            if level >= _BLOCK:
+                nodes[level, index] = made
+            return made
 
         for leaf in chain.leaves(seq, seq + 1):
             return make_proof(leaf.data, seq, note, size, node)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exclave_coordinator.audit.chain import Nodes, OwnLog
+from exclave_coordinator.audit.chain import OwnLog
 from exclave_coordinator.ports import ChainState, Clock, Tx
 from exclave_protocol.canonical import JsonValue
 from exclave_protocol.checkpoint import Checkpoint
@@ -23,9 +23,7 @@ class CosignedLog(OwnLog):
         genesis: dict[str, JsonValue] = {"version": version, "witness_vkey": witness_vkey}
         super().__init__(key, lambda tx: tx.cosigned, genesis, clock=clock)
 
-    def recorded(
-        self, tx: Tx, checkpoint: Checkpoint, cosigned_at: int, nodes: Nodes
-    ) -> Proof | None:
+    def recorded(self, tx: Tx, checkpoint: Checkpoint, cosigned_at: int) -> Proof | None:
         """That a cosignature is on record, under the newest head of this log that an outside
         witness cosigned, or else under our own; None: it is not. Raises: StorageError."""
         chain = self.table(tx)
@@ -44,7 +42,7 @@ class CosignedLog(OwnLog):
         if seq is None:
             return None
         note, size = self._best(tx, state, seq)
-        return self.prove(tx, seq, note, size, nodes)
+        return self.prove(tx, seq, note, size)
 
     def _best(self, tx: Tx, state: ChainState, seq: int) -> tuple[bytes, int]:
         """A note that covers a leaf, with as many outside witnesses' lines as one has."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from exclave_coordinator.audit.chain import EPOCH, Nodes
+from exclave_coordinator.audit.chain import EPOCH
 from exclave_coordinator.audit.oplog import OperatorLog
 from exclave_coordinator.audit.witness import Witness
 from exclave_coordinator.errors import Invalid, NotFound, StorageError, StorageFull
@@ -106,9 +106,8 @@ class Exporter:
 
     def _logs(self, tx: Tx, tenant: str, begin: int, end: int, chosen: Filter) -> Iterator[LogSpec]:
         span = (begin * 10**9, end * 10**9 if end else _FOREVER)
-        nodes: Nodes = {}
         for log in tx.logs.of_tenant(tenant):
-            yield self._agent_log(tx, log, span, nodes, chosen)
+            yield self._agent_log(tx, log, span, chosen)
         state = tx.operators.state()
         first, stop = tx.operators.span(state.size, *span)
         yield LogSpec(
@@ -128,9 +127,7 @@ class Exporter:
             ),
         )
 
-    def _agent_log(
-        self, tx: Tx, log: Log, span: tuple[int, int], nodes: Nodes, chosen: Filter
-    ) -> LogSpec:
+    def _agent_log(self, tx: Tx, log: Log, span: tuple[int, int], chosen: Filter) -> LogSpec:
         size = log.witnessed_size
         first, stop = tx.logs.span(log.id, size, *span)
         origin = log_origin(self._domain, log.key.tenant, log.key.name, log.epoch)
@@ -150,7 +147,7 @@ class Exporter:
                 for part in wanted(first, stop, size, log.epoch)
                 for item in _records(_asked_for(tx, log, part, range(first, stop), chosen))
             ),
-            recorded=self._recorded(tx, log, nodes),
+            recorded=self._recorded(tx, log),
             seen=_seen(tx, log.key, log.epoch),
             registration={
                 "tenant": log.key.tenant,
@@ -160,13 +157,13 @@ class Exporter:
             },
         )
 
-    def _recorded(self, tx: Tx, log: Log, nodes: Nodes) -> bytes:
+    def _recorded(self, tx: Tx, log: Log) -> bytes:
         """That what we cosigned is in the witness's log; empty where it is not: to judge that is
         the verifier's part."""
         if not log.checkpoint:
             return b""
         head = Checkpoint.parse(split_note(log.checkpoint)[0])
-        proof = self._witness.recorded(tx, head, log.witnessed_at, nodes)
+        proof = self._witness.recorded(tx, head, log.witnessed_at)
         return proof.encode() if proof is not None else b""
 
 

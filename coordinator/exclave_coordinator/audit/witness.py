@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from exclave_coordinator.audit.chain import Nodes
 from exclave_coordinator.audit.cosigned import CosignedLog
 from exclave_coordinator.audit.subjects import (
     PROOF,
@@ -82,9 +81,23 @@ class Witness:
         text = split_note(log.checkpoint)[0]
         return add_signature(log.checkpoint, cosign(text, self._key, log.witnessed_at))
 
-    def recorded(self, tx: Tx, head: Checkpoint, cosigned_at: int, nodes: Nodes) -> Proof | None:
+    async def on_record(self, key: AgentKey, epoch: int) -> bytes:
+        """The proof that the newest cosignature of an agent's log is in our own log; empty: none
+        was given. Raises: StorageError."""
+
+        def job(tx: Tx) -> bytes:
+            log = tx.logs.get(key, epoch)
+            if log is None or not log.checkpoint:
+                return b""
+            head = Checkpoint.parse(split_note(log.checkpoint)[0])
+            proof = self._log.recorded(tx, head, log.witnessed_at)
+            return proof.encode() if proof is not None else b""
+
+        return await self._store.read(job)
+
+    def recorded(self, tx: Tx, head: Checkpoint, cosigned_at: int) -> Proof | None:
         """See `CosignedLog.recorded`."""
-        return self._log.recorded(tx, head, cosigned_at, nodes)
+        return self._log.recorded(tx, head, cosigned_at)
 
     async def witness(
         self, key: AgentKey, epoch: int, old_size: int, proof: Sequence[bytes], note: bytes

@@ -230,7 +230,7 @@ def _documents(old: CompiledPolicy, new: CompiledPolicy) -> Iterator[str]:
                 yield f"{kind} {name} is gone"
             elif _told(before[name]) != _told(after[name]):
                 yield f"{kind} {name} is another one"
-    for kind in ("budget", "cache", "retention", "telemetry"):
+    for kind in ("budget", "cache", "retention", "telemetry", "finality"):
         if _told(getattr(old, kind)) != _told(getattr(new, kind)):
             yield f"the {kind} document is another one"
 

@@ -24,29 +24,33 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x65xclave/v1/audit.proto\x12\nexclave.v1\"\x8f\x01\n\x10\x42\x65ginTermRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0c\n\x04head\x18\x02 \x01(\x0c\x12\x10\n\x08old_size\x18\x03 \x01(\x04\x12\x19\n\x11\x63onsistency_proof\x18\x04 \x03(\x0c\x12\x12\n\ncommitment\x18\x05 \x01(\x0c\x12\x0e\n\x06nonces\x18\x06 \x03(\x0c\x12\r\n\x05token\x18\x07 \x01(\x0c\"\"\n\x11\x42\x65ginTermResponse\x12\r\n\x05token\x18\x01 \x01(\x0c\"\x1c\n\x0bHeadRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"j\n\x0cHeadResponse\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x16\n\x0ewitnessed_size\x18\x02 \x01(\x04\x12\x12\n\ncheckpoint\x18\x03 \x01(\x0c\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x12\n\nepoch_open\x18\x05 \x01(\x04\"O\n\rAppendRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x11\n\tfirst_seq\x18\x02 \x01(\x04\x12\x0e\n\x06leaves\x18\x03 \x03(\x0c\x12\x0c\n\x04term\x18\x04 \x01(\x04\"\x1e\n\x0e\x41ppendResponse\x12\x0c\n\x04size\x18\x01 \x01(\x04\"`\n\x0eWitnessRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x10\n\x08old_size\x18\x02 \x01(\x04\x12\x19\n\x11\x63onsistency_proof\x18\x03 \x03(\x0c\x12\x12\n\ncheckpoint\x18\x04 \x01(\x0c\"&\n\x0fWitnessResponse\x12\x13\n\x0b\x63osignature\x18\x01 \x01(\x0c\x32\x91\x02\n\x05\x41udit\x12\x39\n\x04Head\x12\x17.exclave.v1.HeadRequest\x1a\x18.exclave.v1.HeadResponse\x12H\n\tBeginTerm\x12\x1c.exclave.v1.BeginTermRequest\x1a\x1d.exclave.v1.BeginTermResponse\x12?\n\x06\x41ppend\x12\x19.exclave.v1.AppendRequest\x1a\x1a.exclave.v1.AppendResponse\x12\x42\n\x07Witness\x12\x1a.exclave.v1.WitnessRequest\x1a\x1b.exclave.v1.WitnessResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x65xclave/v1/audit.proto\x12\nexclave.v1\" \n\x0fRecordedRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"!\n\x10RecordedResponse\x12\r\n\x05proof\x18\x01 \x01(\x0c\"\x8f\x01\n\x10\x42\x65ginTermRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0c\n\x04head\x18\x02 \x01(\x0c\x12\x10\n\x08old_size\x18\x03 \x01(\x04\x12\x19\n\x11\x63onsistency_proof\x18\x04 \x03(\x0c\x12\x12\n\ncommitment\x18\x05 \x01(\x0c\x12\x0e\n\x06nonces\x18\x06 \x03(\x0c\x12\r\n\x05token\x18\x07 \x01(\x0c\"\"\n\x11\x42\x65ginTermResponse\x12\r\n\x05token\x18\x01 \x01(\x0c\"\x1c\n\x0bHeadRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"j\n\x0cHeadResponse\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x16\n\x0ewitnessed_size\x18\x02 \x01(\x04\x12\x12\n\ncheckpoint\x18\x03 \x01(\x0c\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x12\n\nepoch_open\x18\x05 \x01(\x04\"O\n\rAppendRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x11\n\tfirst_seq\x18\x02 \x01(\x04\x12\x0e\n\x06leaves\x18\x03 \x03(\x0c\x12\x0c\n\x04term\x18\x04 \x01(\x04\"\x1e\n\x0e\x41ppendResponse\x12\x0c\n\x04size\x18\x01 \x01(\x04\"`\n\x0eWitnessRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x10\n\x08old_size\x18\x02 \x01(\x04\x12\x19\n\x11\x63onsistency_proof\x18\x03 \x03(\x0c\x12\x12\n\ncheckpoint\x18\x04 \x01(\x0c\"&\n\x0fWitnessResponse\x12\x13\n\x0b\x63osignature\x18\x01 \x01(\x0c\x32\xd8\x02\n\x05\x41udit\x12\x39\n\x04Head\x12\x17.exclave.v1.HeadRequest\x1a\x18.exclave.v1.HeadResponse\x12\x45\n\x08Recorded\x12\x1b.exclave.v1.RecordedRequest\x1a\x1c.exclave.v1.RecordedResponse\x12H\n\tBeginTerm\x12\x1c.exclave.v1.BeginTermRequest\x1a\x1d.exclave.v1.BeginTermResponse\x12?\n\x06\x41ppend\x12\x19.exclave.v1.AppendRequest\x1a\x1a.exclave.v1.AppendResponse\x12\x42\n\x07Witness\x12\x1a.exclave.v1.WitnessRequest\x1a\x1b.exclave.v1.WitnessResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'exclave.v1.audit_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BEGINTERMREQUEST']._serialized_start=39
-  _globals['_BEGINTERMREQUEST']._serialized_end=182
-  _globals['_BEGINTERMRESPONSE']._serialized_start=184
-  _globals['_BEGINTERMRESPONSE']._serialized_end=218
-  _globals['_HEADREQUEST']._serialized_start=220
-  _globals['_HEADREQUEST']._serialized_end=248
-  _globals['_HEADRESPONSE']._serialized_start=250
-  _globals['_HEADRESPONSE']._serialized_end=356
-  _globals['_APPENDREQUEST']._serialized_start=358
-  _globals['_APPENDREQUEST']._serialized_end=437
-  _globals['_APPENDRESPONSE']._serialized_start=439
-  _globals['_APPENDRESPONSE']._serialized_end=469
-  _globals['_WITNESSREQUEST']._serialized_start=471
-  _globals['_WITNESSREQUEST']._serialized_end=567
-  _globals['_WITNESSRESPONSE']._serialized_start=569
-  _globals['_WITNESSRESPONSE']._serialized_end=607
-  _globals['_AUDIT']._serialized_start=610
-  _globals['_AUDIT']._serialized_end=883
+  _globals['_RECORDEDREQUEST']._serialized_start=38
+  _globals['_RECORDEDREQUEST']._serialized_end=70
+  _globals['_RECORDEDRESPONSE']._serialized_start=72
+  _globals['_RECORDEDRESPONSE']._serialized_end=105
+  _globals['_BEGINTERMREQUEST']._serialized_start=108
+  _globals['_BEGINTERMREQUEST']._serialized_end=251
+  _globals['_BEGINTERMRESPONSE']._serialized_start=253
+  _globals['_BEGINTERMRESPONSE']._serialized_end=287
+  _globals['_HEADREQUEST']._serialized_start=289
+  _globals['_HEADREQUEST']._serialized_end=317
+  _globals['_HEADRESPONSE']._serialized_start=319
+  _globals['_HEADRESPONSE']._serialized_end=425
+  _globals['_APPENDREQUEST']._serialized_start=427
+  _globals['_APPENDREQUEST']._serialized_end=506
+  _globals['_APPENDRESPONSE']._serialized_start=508
+  _globals['_APPENDRESPONSE']._serialized_end=538
+  _globals['_WITNESSREQUEST']._serialized_start=540
+  _globals['_WITNESSREQUEST']._serialized_end=636
+  _globals['_WITNESSRESPONSE']._serialized_start=638
+  _globals['_WITNESSRESPONSE']._serialized_end=676
+  _globals['_AUDIT']._serialized_start=679
+  _globals['_AUDIT']._serialized_end=1023
 # @@protoc_insertion_point(module_scope)

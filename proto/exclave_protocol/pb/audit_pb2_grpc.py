@@ -39,6 +39,11 @@ class AuditStub:
                 request_serializer=exclave_dot_v1_dot_audit__pb2.HeadRequest.SerializeToString,
                 response_deserializer=exclave_dot_v1_dot_audit__pb2.HeadResponse.FromString,
                 _registered_method=True)
+        self.Recorded = channel.unary_unary(
+                '/exclave.v1.Audit/Recorded',
+                request_serializer=exclave_dot_v1_dot_audit__pb2.RecordedRequest.SerializeToString,
+                response_deserializer=exclave_dot_v1_dot_audit__pb2.RecordedResponse.FromString,
+                _registered_method=True)
         self.BeginTerm = channel.unary_unary(
                 '/exclave.v1.Audit/BeginTerm',
                 request_serializer=exclave_dot_v1_dot_audit__pb2.BeginTermRequest.SerializeToString,
@@ -61,6 +66,14 @@ class AuditServicer:
 
     def Head(self, request, context):
         """Where the coordinator stands with this agent's epoch, so that an upload resumes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Recorded(self, request, context):
+        """That the witness's newest cosignature over this agent's epoch is on record in the witness's
+        own log. Fails: UNAVAILABLE (the database is not whole).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,6 +126,11 @@ def add_AuditServicer_to_server(servicer, server):
                     request_deserializer=exclave_dot_v1_dot_audit__pb2.HeadRequest.FromString,
                     response_serializer=exclave_dot_v1_dot_audit__pb2.HeadResponse.SerializeToString,
             ),
+            'Recorded': grpc.unary_unary_rpc_method_handler(
+                    servicer.Recorded,
+                    request_deserializer=exclave_dot_v1_dot_audit__pb2.RecordedRequest.FromString,
+                    response_serializer=exclave_dot_v1_dot_audit__pb2.RecordedResponse.SerializeToString,
+            ),
             'BeginTerm': grpc.unary_unary_rpc_method_handler(
                     servicer.BeginTerm,
                     request_deserializer=exclave_dot_v1_dot_audit__pb2.BeginTermRequest.FromString,
@@ -156,6 +174,33 @@ class Audit:
             '/exclave.v1.Audit/Head',
             exclave_dot_v1_dot_audit__pb2.HeadRequest.SerializeToString,
             exclave_dot_v1_dot_audit__pb2.HeadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Recorded(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/exclave.v1.Audit/Recorded',
+            exclave_dot_v1_dot_audit__pb2.RecordedRequest.SerializeToString,
+            exclave_dot_v1_dot_audit__pb2.RecordedResponse.FromString,
             options,
             channel_credentials,
             insecure,
