@@ -17,6 +17,7 @@ from exclave_agent.errors import BadRequest
 from exclave_agent.ports import LeafDraft
 from exclave_coordinator.audit.submit import Submitter
 from exclave_policy.kinds.finality import Finality, FinalityClass
+from exclave_protocol.checkpoint import Checkpoint
 from exclave_protocol.note import SigningKey, add_signature, sign, split_note
 from exclave_protocol.proof import Proof
 from exclave_testing.centre import Centre, DirectLine
@@ -205,3 +206,23 @@ async def test_the_command_says_so(scene: Scene) -> None:
     asked = CliRunner().invoke(audit.command, [*words, "--json"])
     assert asked.exit_code == 0
     assert json.loads(asked.output)["final"] is True
+
+
+async def test_a_cosignature_over_another_tree_counts_for_nothing(scene: Scene) -> None:
+    """The coordinator cosigned a fork of this log, openly even; it makes nothing here final."""
+    await scene.decide("two", 2)
+    await scene.agent.once()
+    centre, size, now = scene.centre, scene.agent.home.log.size, scene.pair.clock.now()
+    fork = Checkpoint(scene.agent.home.log.store.origin, size, b"\x07" * 32)
+    await centre.store.write(lambda tx: centre.cosigned.append(tx, fork, now))
+    await scene.cosign(scene.outside[0])
+
+    async def forked(epoch: int) -> bytes:
+        proof = await centre.store.read(lambda tx: centre.cosigned.recorded(tx, fork, now))
+        assert proof is not None
+        return proof.encode()
+
+    scene.line.recorded = forked  # type: ignore[method-assign]  # what it has of the other tree
+    finals = scene.finals()
+    await finals.run()
+    assert finals.covered == {}
