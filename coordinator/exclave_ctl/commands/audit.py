@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from exclave_ctl import output
+from exclave_ctl.commands import audit_export
 from exclave_ctl.context import Session, pass_session
 from exclave_ctl.errors import CtlError
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 @click.group()
 def audit() -> None:
     """Audit bundles, the coordinator's own logs, and who cosigned them."""
+
+
+audit.add_command(audit_export.export)
 
 
 @audit.command()
