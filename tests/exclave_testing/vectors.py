@@ -20,8 +20,10 @@ from exclave_protocol.checkpoint import Checkpoint, cosign, cosigned_origin, sig
 from exclave_protocol.disclosure import make
 from exclave_protocol.endpoint import Endpoint, EndpointPrice, EndpointTimeouts
 from exclave_protocol.leaf import NO_PREV, Leaf, LeafType, encode_leaf
-from exclave_protocol.note import add_signature
+from exclave_protocol.note import TermKey, add_signature
 from exclave_protocol.opened import make_disclosure_file
+from exclave_protocol.term import commitment
+from exclave_protocol.tiles import hash_tiles
 from exclave_protocol.tree import (
     MemoryTree,
     consistency_proof,
@@ -133,6 +135,35 @@ def bundle_vectors() -> dict[str, Any]:
     }
 
 
+def term_vectors() -> dict[str, Any]:
+    """A term's certificate, and a checkpoint signed in it."""
+    log = Log("edge-1", term=3).fill(3)
+    key = log.key
+    assert isinstance(key, TermKey)
+    checkpoint = Checkpoint(log.origin, 7, bytes(range(32)))
+    return {
+        "log_seed": log.private.private_bytes_raw().hex(),
+        "log_vkey": log.vkey,
+        "term": str(key.certificate.term),
+        "term_seed": key.private.private_bytes_raw().hex(),
+        "term_vkey": log.plain.vkey,
+        "certificate": key.certificate.encode().hex(),
+        "nonce": bytes(range(32)).hex(),
+        "commitment": commitment(bytes(range(32))).hex(),
+        "signed": sign_checkpoint(checkpoint, key).decode(),
+    }
+
+
+def tile_vectors() -> dict[str, Any]:
+    """The tiles of a tree of 70,000 leaves, three levels high: where they lie, and their digests."""
+    hashes = (leaf_hash(f"leaf {n}".encode()) for n in range(70_000))
+    tiles = {tile.path: sha256(data).hexdigest() for tile, data in hash_tiles(hashes)}
+    shown = [path for path in tiles if not path.startswith("tile/0/") or path.endswith("000")]
+    shown += [path for path in tiles if ".p/" in path and path not in shown]
+    digest = sha256("".join(f"{tiles[p]} {p}\n" for p in sorted(tiles)).encode()).hexdigest()
+    return {"leaves": 70_000, "tiles": {path: tiles[path] for path in sorted(shown)}, "all": digest}
+
+
 def endpoint_vectors() -> list[dict[str, Any]]:
     """Endpoint documents: the least one, and one with everything set."""
     endpoints = [
@@ -191,6 +222,8 @@ def build() -> dict[str, Any]:
         "bundle": bundle_vectors(),
         "endpoint": endpoint_vectors(),
         "witness": witness_vectors(),
+        "term": term_vectors(),
+        "tile": tile_vectors(),
     }
 
 

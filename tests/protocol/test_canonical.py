@@ -122,3 +122,25 @@ def test_reading_any_bytes_either_round_trips_or_refuses(data: bytes) -> None:
     except CanonicalError:
         return
     assert encode(value) == data
+
+
+# --- RFC 8785's own examples, as far as they have neither floats nor keys beyond ASCII -----------
+
+PUBLISHED = {
+    # Section 3.2.2, and the bytes of 3.2.4 without `numbers`.
+    '{"literals": [null, true, false], "string": "\\u20ac$\\u000F\\u000aA\'\\u0042\\u0022'
+    '\\u005c\\\\\\"\\/"}': "7b226c69746572616c73223a5b6e756c6c2c747275652c66616c73655d2c22"
+    "737472696e67223a22e282ac245c75303030665c6e4127425c225c5c5c5c5c222f227d",
+    # Appendix B's integers that are exact in every reader.
+    "[0, 9007199254740991, -9007199254740991]": "5b302c393030373139393235343734303939312c2d393030"
+    "373139393235343734303939315d",
+}
+
+
+@pytest.mark.parametrize("text", PUBLISHED)
+def test_the_examples_of_rfc_8785(text: str) -> None:
+    expected = bytes.fromhex(PUBLISHED[text])
+    assert encode(json.loads(text)) == expected
+    assert decode(expected) == json.loads(text)
+    with pytest.raises(CanonicalError):
+        decode(text.encode())
