@@ -35,10 +35,10 @@ packages-twice: setup  ## build every package twice: the same bits, or a failure
 
 faults: setup  ## the long run: thousands of kills at commits and of power cuts (minutes)
 	@EXCLAVE_KILL_RUNS=2000 EXCLAVE_POWER_CUTS=5000 EXCLAVE_KILL_ROUNDS=200 \
-	  EXCLAVE_UPLOAD_SCHEDULES=2000 $(PY) -m pytest -q \
+	  EXCLAVE_UPLOAD_SCHEDULES=2000 EXCLAVE_BUNDLE_RECORDS=1000000 $(PY) -m pytest -q \
 	  tests/faults/test_kill_at_commits.py tests/faults/test_power_loss.py \
 	  tests/faults/test_kill_agent_log.py tests/faults/test_kill_agent_budget.py \
-	  tests/faults/test_attacks_interrupted.py
+	  tests/faults/test_attacks_interrupted.py tests/faults/test_large_bundle.py
 
 FUZZ_SECONDS ?= 120
 

@@ -155,7 +155,7 @@ def term_vectors() -> dict[str, Any]:
 
 
 def tile_vectors() -> dict[str, Any]:
-    """The tiles of a tree of 70,000 leaves, three levels high: where they lie, and their digests."""
+    """The tiles of a tree of 70,000 leaves, three levels high: where they lie, their digests."""
     hashes = (leaf_hash(f"leaf {n}".encode()) for n in range(70_000))
     tiles = {tile.path: sha256(data).hexdigest() for tile, data in hash_tiles(hashes)}
     shown = [path for path in tiles if not path.startswith("tile/0/") or path.endswith("000")]
