@@ -22,7 +22,12 @@ from exclave_agent.audit.term import Terms
 from exclave_agent.audit.upload import Uploader
 from exclave_agent.errors import AuditDiverged, LinkError, LogFrozen, StorageError
 from exclave_agent.ports import AuditHead
-from exclave_protocol.checkpoint import open_checkpoint, open_signed
+from exclave_protocol.checkpoint import (
+    Checkpoint,
+    open_checkpoint,
+    open_signed,
+    sign_checkpoint,
+)
 from exclave_protocol.leaf import decode_leaf
 from exclave_protocol.note import open_note
 from exclave_protocol.term import opens
@@ -398,3 +403,17 @@ async def test_a_crash_while_an_epoch_opens_goes_on_where_it_stopped(tmp_path: P
         assert await types(home) == ["GENESIS", "EPOCH", "GAP", "RECOVERY", "BOOT"]
         gap = decode_leaf((await home.database.read(_leaves))[2])
         assert (gap.body["first"], gap.body["leaves"]) == ("4", "5")
+
+
+async def test_a_term_that_this_home_never_began_is_proof_whatever_it_signs(
+    tmp_path: Path, sink: FakeAuditSink
+) -> None:
+    """Even over our own tree: the log's key certified it, and we did not ask for that."""
+    async with booted(tmp_path, sink) as process:
+        await process.uploader.once()
+        head = await process.home.database.head()
+        note = sign_checkpoint(Checkpoint(ORIGIN, head.size, head.root), signing_key(term=9))
+        await process.uploader._report(
+            AuditDiverged("fenced", code="fenced", evidence=note, note=note)
+        )
+        assert [found.code for found in process.frozen] == ["fenced"]
