@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from itertools import islice
 
 from exclave_agent.errors import AuditDiverged, LinkError, StorageError
 from exclave_agent.ports import AuditHead, AuditSink, Clock, Rng, TermClaim
@@ -19,20 +18,14 @@ from exclave_protocol.checkpoint import (
 )
 from exclave_protocol.errors import ProofError, ProtocolError
 from exclave_protocol.note import VerifyKey, add_signature, split_note
-from exclave_protocol.tree import (
-    Frontier,
-    consistency_proof,
-    leaf_hash,
-    peaks,
-    root,
-    verify_consistency,
-)
+from exclave_protocol.tree import root
 from exclave_protocol.wire import MAX_BATCH_BYTES, MAX_BATCH_LEAVES
 
 from . import drafts
 from .append import Log
-from .checkpoint import Checkpointer, Signed
+from .checkpoint import Checkpointer
 from .epoch import Frost
+from .ondisk import check_unsent, prove
 from .store import LogReader, StoredCheckpoint
 from .term import Terms
 
@@ -307,7 +300,7 @@ class Uploader:
         """
         signed = await self._checkpointer.sign()
         old = self._status.witnessed
-        proof = await self._prove(old, signed)
+        proof = await prove(self._store, old, signed.checkpoint)
         number = self._terms.number
         commitment, nonces, token = await self._terms.claim()
         claim = TermClaim(self._store.epoch, signed.note, old, proof, commitment, nonces, token)
@@ -324,36 +317,18 @@ class Uploader:
 
     # --- leaves up, cosignature down -----------------------------------------------------------
 
-    async def _check_unsent(self) -> None:
-        """What lies on disk and was not sent must be what the writer appended: sent and stored, a
-        record that somebody edited would be ours for ever. Raises: StorageError."""
-        head = await self._store.head()
-        first = self._status.uploaded
-
-        def query(reader: LogReader) -> bool:
-            frontier = Frontier.from_peaks(first, peaks(first, reader.node))
-            for stored in islice(reader.scan(first), head.size - first):
-                if leaf_hash(stored.data) != stored.hash:
-                    return False
-                frontier.append(stored.hash)
-            return frontier.size == head.size and frontier.root() == head.root
-
-        try:
-            sound = await self._store.read(query)
-        except ProofError:
-            sound = False
-        if not sound:
-            raise _altered(f"from {first} on it holds other leaves than were appended")
-
     async def _upload(self) -> None:
-        await self._check_unsent()
+        sound = 0
         while True:
             first = self._status.uploaded
+            if first >= sound:
+                sound = await check_unsent(self._store, first)
+            limit = min(MAX_BATCH_LEAVES, sound - first)
 
-            def batch(reader: LogReader, first: int = first) -> list[bytes]:
-                return reader.leaves(first, MAX_BATCH_LEAVES, MAX_BATCH_BYTES)
+            def batch(reader: LogReader, first: int = first, limit: int = limit) -> list[bytes]:
+                return reader.leaves(first, limit, MAX_BATCH_BYTES)
 
-            leaves = await self._store.read(batch)
+            leaves = await self._store.read(batch) if limit > 0 else []
             if not leaves:
                 return
             size = await self._call_append(first, leaves)
@@ -386,7 +361,7 @@ class Uploader:
         if signed.checkpoint.size > self._status.uploaded:
             # Leaves came in meanwhile: they must be there before their head is shown.
             await self._upload()
-        proof = await self._prove(old, signed)
+        proof = await prove(self._store, old, signed.checkpoint)
         try:
             line = await self._sink.witness(self._store.epoch, old, proof, signed.note)
         except AuditDiverged:
@@ -409,27 +384,6 @@ class Uploader:
         size = signed.checkpoint.size
         await self._store.save_checkpoint(StoredCheckpoint(size, note, cosigned=True))
         self._status = replace(self._status, witnessed=size)
-
-    async def _prove(self, old: int, signed: Signed) -> list[bytes]:
-        """The consistency proof from disk, checked against what we signed before it is sent."""
-        new = signed.checkpoint
-
-        def query(reader: LogReader) -> list[bytes]:
-            proof = consistency_proof(old, new.size, reader.node)
-            verify_consistency(old, root(old, reader.node), new.size, new.root, proof)
-            return proof
-
-        try:
-            return await self._store.read(query)
-        except ProofError as error:
-            raise _altered(error.message) from error
-
-
-def _altered(why: str) -> StorageError:
-    return StorageError(
-        f"the log on disk no longer has what was written ({why}); run `exclave-agent audit verify`",
-        code="log_altered",
-    )
 
 
 def _sharpen(error: LinkError, call: str) -> LinkError:
