@@ -22,12 +22,13 @@ from exclave_agent.api.app import build_app
 from exclave_agent.api.control import CONTROL_MODE, CONTROL_SOCKET, build_control
 from exclave_agent.api.exchange import Limits
 from exclave_agent.api.server import Listening, serving
+from exclave_agent.basis import Control, lay_basis
 from exclave_agent.chores import Chores
 from exclave_agent.config import LIVE, ConfigError, Settings, differences, split_address
 from exclave_agent.custody import Custody
 from exclave_agent.errors import AgentError, StorageError
 from exclave_agent.releases.watch import ReleaseManager
-from exclave_agent.rooms import Control, Rooms, build, lay_basis
+from exclave_agent.rooms import Rooms, build
 from exclave_agent.service import KeptSockets, Liveness, http_answers
 from exclave_agent.system import settle_memory
 from exclave_service.sd import NotifyError

@@ -13,10 +13,10 @@ from exclave_agent.audit import disclose as records
 from exclave_agent.audit.append import Log
 from exclave_agent.audit.erase import Eraser
 from exclave_agent.audit.store import Hold
+from exclave_agent.basis import eraser_of, open_record
 from exclave_agent.config import Settings
 from exclave_agent.errors import BadRequest
 from exclave_agent.identity.store import IdentityStore
-from exclave_agent.rooms import eraser_of, open_record
 from exclave_agent.storage.home import Storage
 from exclave_agent.system import SystemClock, SystemIds, SystemRng
 from exclave_protocol.leaf import format_time

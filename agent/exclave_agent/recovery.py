@@ -6,13 +6,13 @@ import asyncio
 
 from exclave_agent.audit import epoch as epochs
 from exclave_agent.audit.epoch import Epoch
+from exclave_agent.basis import open_record
 from exclave_agent.config import Settings
 from exclave_agent.errors import AuditDiverged, BadRequest, LinkError
 from exclave_agent.identity.store import IdentityStore
 from exclave_agent.link.audit import GrpcAudit
 from exclave_agent.link.channel import Channels
 from exclave_agent.ports import AuditHead
-from exclave_agent.rooms import open_record
 from exclave_agent.storage.home import Storage
 from exclave_agent.system import SystemClock, SystemRng
 from exclave_protocol.checkpoint import Checkpoint, log_origin

@@ -24,11 +24,12 @@ from .chosen import EVERYTHING, Filter
 from .dsse import Envelope
 from .errors import EvidenceError, LeafError
 from .index import Index
-from .layout import LogEntry, Manifest, Tally
+from .layout import LogEntry, Manifest
 from .leaf import decode_leaf
 from .listings import listings
 from .note import split_note
 from .page import render
+from .tally import Tally, completeness
 from .tree import HASH_SIZE
 
 _SPOOLED = 8 << 20
@@ -259,7 +260,7 @@ def _write(writer: _Writer, spec: BundleSpec, rows: IO[bytes]) -> Written:
         tuple(tally.log for tally in tallies),
         spec.filter,
     )
-    writer.add(layout.COMPLETENESS, layout.completeness(tallies))
+    writer.add(layout.COMPLETENESS, completeness(tallies))
     if spec.page:
         writer.add(layout.PAGE, render(manifest, tallies))
         writer.add(layout.LISTINGS, listings(tallies))

@@ -16,25 +16,21 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from . import layout
 from .archive import Archive
 from .byhand import KNOWN_TEXTS
-from .canonical import CanonicalError, JsonValue, decode
-from .checkpoint import Checkpoint
 from .dsse import Envelope
-from .epoch import linked_size, links
 from .errors import EvidenceError, NoteError, ReleaseError
 from .index import Index
-from .layout import LogEntry, Manifest
-from .listings import listings
+from .layout import Manifest
 from .logcheck import Foreign, LogCheck
 from .note import COSIGNATURE, ED25519, TERM, VerifyKey, split_note
 from .opened import Opening, check_opening, read_opening
 from .opened import make_disclosure_file as make_disclosure_file
-from .page import render
 from .recorded import recorder
 from .report import Findings as Findings
 from .report import Report as Report
 from .report import Step as Step
 from .report import Verdict as Verdict
-from .tree import EMPTY_ROOT
+from .tally import Tally
+from .whole import check_agents, check_epochs, check_links, check_made, check_registration
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,46 +268,23 @@ class _Verification:
 
     def _links(self, checks: Mapping[tuple[str, int], LogCheck]) -> None:
         """Each later epoch continues the one before where that was cosigned last."""
-        found, linked = Findings(), []
-        for (agent, epoch), check in checks.items():
-            before, second = checks.get((agent, epoch - 1)), check.walk.second
-            if not agent or before is None or second is None:
-                continue
-            head = before.head or Checkpoint(before.origin, 0, EMPTY_ROOT)
-            if fault := links(second, head):
-                # The link is in a tree that was cosigned: it is the former epoch that falls short.
-                short = linked_size(second) > head.size
-                verdict = Verdict.INCOMPLETE if short else Verdict.INVALID
-                found.add(verdict, f"{check.origin} seq 1: {fault} of epoch {epoch - 1}")
-            else:
-                linked.append(f"{agent}: epoch {epoch} continues at size {head.size}")
+        found = Findings()
+        linked = check_links(checks, found)
         self._add("every epoch continues the one before", found, "; ".join(linked))
 
-    def _whole(self, manifest: Manifest, tallies: list[layout.Tally]) -> None:
+    def _whole(self, manifest: Manifest, tallies: list[Tally]) -> None:
         """What no single log shows."""
         found, notes = Findings(), []
         if all(step.verdict is not Verdict.INVALID for step in self.steps):
             # Otherwise the records were not all counted, and the comparison means nothing.
             try:
-                if self.archive.read(layout.COMPLETENESS, layout.MAX_JSON) != layout.completeness(
-                    tallies
-                ):
-                    raise EvidenceError(
-                        f"{layout.COMPLETENESS}: says other than what the records show"
-                    )
-                if layout.PAGE in self.archive.names and (
-                    self.archive.read(layout.PAGE, layout.MAX_JSON) != render(manifest, tallies)
-                ):
-                    raise EvidenceError(
-                        f"{layout.PAGE}: not the page that the records give: do not read it"
-                    )
-                self._check_made(tallies)
+                check_made(self.archive, manifest, tallies, self.index, self.digests)
                 for log in manifest.logs:
-                    self._check_registration(log)
+                    check_registration(self.archive, log)
             except EvidenceError as error:
                 found.add(Verdict.INVALID, str(error))
-        agents = _check_epochs(manifest, found)
-        notes += _check_agents(manifest, found)
+        agents = check_epochs(manifest, found)
+        notes += check_agents(manifest, found)
         if all(log.agent for log in manifest.logs):
             notes.append("the operators' log is not part of this bundle")
         origins = {log.origin for log in manifest.logs}
@@ -324,64 +297,6 @@ class _Verification:
             f"{agents} agents",
             notes,
         )
-
-    def _check_made(self, tallies: list[layout.Tally]) -> None:
-        """What is made of the records, made again."""
-        names = self.archive.names
-        if layout.LISTINGS in names and (
-            self.archive.read(layout.LISTINGS, layout.MAX_JSON) != listings(tallies)
-        ):
-            raise EvidenceError(f"{layout.LISTINGS}: lists other than what the records show")
-        if layout.INDEX in names and self.digests.get(layout.INDEX) != self.index.hexdigest():
-            raise EvidenceError(f"{layout.INDEX}: not the lines that the records give")
-
-    def _check_registration(self, log: LogEntry) -> None:
-        """Canonical JSON; what it says is the coordinator's word, and bears no signature."""
-        if not log.agent:
-            return
-        name = f"logs/{log.agent}/registration.json"
-        try:
-            value: JsonValue = decode(
-                self.archive.read(name, layout.MAX_SMALL), limit=layout.MAX_SMALL
-            )
-        except CanonicalError as error:
-            raise EvidenceError(f"{name}: {error}") from None
-        if type(value) is not dict:
-            raise EvidenceError(f"{name}: not an object")
-
-
-def _check_epochs(manifest: Manifest, found: Findings) -> int:
-    """No epoch of an agent left out below its newest; returns how many agents there are."""
-    epochs: dict[str, set[int]] = {}
-    for log in manifest.logs:
-        if log.agent:
-            epochs.setdefault(log.agent, set()).add(log.epoch)
-    for agent, present in epochs.items():
-        absent = next((e for e in range(1, max(present)) if e not in present), None)
-        if absent is not None:
-            found.add(Verdict.INCOMPLETE, f"agent {agent}: epoch {absent} is not here")
-    if not epochs:
-        found.add(Verdict.INCOMPLETE, "no agent's log is here")
-    return len(epochs)
-
-
-def _check_agents(manifest: Manifest, found: Findings) -> list[str]:
-    """Every agent on file against the logs that are here; returns notes."""
-    present = {log.agent for log in manifest.logs if log.agent}
-    for name in sorted(present - {agent.name for agent in manifest.agents}):
-        found.add(Verdict.INVALID, f"agent {name}: has a log, but is not on file")
-    silent = [agent for agent in manifest.agents if agent.name not in present]
-    for agent in silent:
-        if agent.last_seen:
-            found.add(
-                Verdict.INCOMPLETE,
-                f"agent {agent.name}: has been connected, but no log of it is here",
-            )
-    never = [agent.name for agent in silent if not agent.last_seen]
-    if not never:
-        return []
-    shown = ", ".join(never[:5]) + (", ..." if len(never) > 5 else "")
-    return [f"{len(never)} agents on file were never connected and have no log: {shown}"]
 
 
 def _run_with_care(digest: str) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .canonical import JsonValue, encode
-from .layout import LISTINGS_SCHEMA, Tally
+from .layout import LISTINGS_SCHEMA
 from .leaf import format_time
 from .summary import Uses
+from .tally import Tally
 
 
 def listings(tallies: Iterable[Tally]) -> bytes:

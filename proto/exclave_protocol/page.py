@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from .layout import Manifest, Tally, second, shown
+from .layout import Manifest, second, shown
 from .leaf import format_time
 from .summary import Count
+from .tally import Tally
 
 _STYLE = """\
 :root{color-scheme:light dark}

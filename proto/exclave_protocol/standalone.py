@@ -15,8 +15,8 @@ MODULES = (
     *("__init__", "__main__", "archive", "byhand", "canonical", "checkpoint", "chosen"),
     "disclosure",
     *("dsse", "epoch", "errors", "evidence", "fields", "index", "layout", "leaf", "listings"),
-    *("logcheck", "note", "opened", "page", "proof", "recorded", "report", "summary", "term"),
-    *("tree", "walk", "witness"),
+    *("logcheck", "note", "opened", "page", "proof", "recorded", "report", "summary", "tally"),
+    *("term", "tree", "walk", "whole", "witness"),
 )
 """All that `exclave-verify` imports of this package."""
 _PACKAGE = "exclave_protocol"

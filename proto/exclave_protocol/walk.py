@@ -10,9 +10,10 @@ from typing import TypeVar
 from .archive import Archive
 from .errors import EvidenceError, LeafError
 from .index import Index
-from .layout import SEGMENT_RECORDS, SILENT_BEATS, LogEntry, Manifest, Tally
+from .layout import SEGMENT_RECORDS, SILENT_BEATS, LogEntry, Manifest
 from .leaf import MAX_LEAF, NO_PREV, Leaf, check_follows, decode_leaf, format_time
 from .report import Findings, Verdict
+from .tally import Tally
 from .tree import HASH_SIZE, Frontier, leaf_hash
 
 _Item = TypeVar("_Item")

@@ -19,10 +19,11 @@ from exclave_protocol.canonical import JsonValue, encode
 from exclave_protocol.dsse import Envelope
 from exclave_protocol.evidence import Report, Verdict, verify_bundle
 from exclave_protocol.index import COLUMNS, MAX_CELL, Index
-from exclave_protocol.layout import LogEntry, Tally
+from exclave_protocol.layout import LogEntry
 from exclave_protocol.leaf import NO_PREV, Leaf, LeafType, decode_leaf
 from exclave_protocol.note import SigningKey, sign, split_note
 from exclave_protocol.proof import Proof
+from exclave_protocol.tally import Tally
 from exclave_testing.attacks import attack
 from exclave_testing.bundles import (
     STEP,

@@ -16,11 +16,12 @@ from exclave_protocol import layout
 from exclave_protocol.bundle import write_bundle
 from exclave_protocol.canonical import JsonValue
 from exclave_protocol.evidence import verify_bundle
-from exclave_protocol.layout import LogEntry, Manifest, Tally
+from exclave_protocol.layout import LogEntry, Manifest
 from exclave_protocol.leaf import NO_PREV, Leaf, LeafType
 from exclave_protocol.page import render
 from exclave_protocol.report import Verdict
 from exclave_protocol.summary import MAX_EVENTS, MAX_NAMES, OTHERS, Count, Summary
+from exclave_protocol.tally import Tally
 from exclave_testing.attacks import attack
 from exclave_testing.bundles import bundle_of, honest_logs, rezip, spec_of, unzip, witness_key
 from exclave_testing.standalone import standalone

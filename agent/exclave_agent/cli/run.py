@@ -44,7 +44,7 @@ def command(listen: str | None, log_level: str | None, home: Path | None) -> Non
 async def _until_told(settings: Settings, manager: Manager, read: Callable[[], Settings]) -> None:
     """Stop at the first signal; at the second, without waiting for running requests."""
     from exclave_agent.agent import run_agent
-    from exclave_agent.rooms import Control
+    from exclave_agent.basis import Control
 
     control = Control(manager, read, logs.set_level)
     loop = asyncio.get_running_loop()
