@@ -226,8 +226,10 @@ class Secrets:
 
     def _derived(self, info: bytes) -> bytes:
         path = self._identity / SECRETS_KEY
+        # In this order: whoever keeps the first secret meanwhile has made the key before.
+        kept = any(self._folder.glob(f"*{_SUFFIX}"))
         if not path.exists():
-            if any(self._folder.glob(f"*{_SUFFIX}")):
+            if kept:
                 raise _damaged(
                     f"{SECRETS_KEY} is missing, and nothing else opens the secrets: restore it "
                     "from a backup, or remove identity/secrets and set every secret anew"
