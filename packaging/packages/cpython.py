@@ -49,12 +49,26 @@ DROPPED: Final = (
     *("_distutils_system_mod.py", "antigravity.py", "this.py", "__phello__", "__hello__.py"),
     # Of the distribution: they look outside of the product.
     *("EXTERNALLY-MANAGED", "sitecustomize.py"),
+    *("doctest.py", "pyclbr.py", "tabnanny.py", "trace.py", "zipapp.py"),
     # They need libraries that no service of ours uses.
     *("curses", "dbm", "crypt.py"),
+    # Formats and protocols that nothing here speaks.
+    *("aifc.py", "asynchat.py", "asyncore.py", "cgitb.py", "chunk.py", "imaplib.py", "imghdr.py"),
+    *("mailbox.py", "mailcap.py", "nntplib.py", "poplib.py", "smtpd.py", "sndhdr.py", "sunau.py"),
+    *("telnetlib.py", "wave.py", "xdrlib.py", "xmlrpc"),
     *(
         f"lib-dynload/{name}.cpython-311-x86_64-linux-gnu.so"
         for name in (
-            *("_crypt", "_curses", "_curses_panel", "_dbm", "nis", "ossaudiodev", "readline"),
+            *(
+                "audioop",
+                "_crypt",
+                "_curses",
+                "_curses_panel",
+                "_dbm",
+                "nis",
+                "ossaudiodev",
+                "readline",
+            ),
             *("_ctypes_test", "_testbuffer", "_testcapi", "_testclinic", "_testimportmultiple"),
             *("_testinternalcapi", "_testmultiphase", "_xxtestfuzz", "xxlimited", "xxlimited_35"),
         )

@@ -142,7 +142,7 @@ def test_every_kind_is_compiled_into_the_policy() -> None:
     policy = compile_pack(pack_of(POLICY, TEXT))
     assert list(policy.routes) == ["best"]
     assert (policy.budget, policy.cache) == (None, None)
-    assert len(KINDS) == 9
+    assert len(KINDS) == 10
     assert {path.name.split(".")[0].capitalize() for path in SCHEMAS.iterdir()} == set(KINDS)
 
 
