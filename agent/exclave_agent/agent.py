@@ -45,6 +45,7 @@ FORGET_SECONDS = 600
 """How soon the sums of former periods, and kept answers that are over or erased, are deleted."""
 RETAIN_SECONDS = 60.0
 FINAL_SECONDS = 30.0
+EXPIRE_SECONDS = 15.0
 
 
 async def run_agent(settings: Settings, control: Control) -> None:
@@ -84,8 +85,11 @@ async def _answering(rooms: Rooms) -> AsyncIterator[Listening]:
         rooms.basis.clock,
         rooms.metrics,
         Limits(body_bytes=settings.max_body),
+        rooms.desk,
     )
-    custody = Custody(rooms.basis.record.log, rooms.eraser, rooms.pipeline.live_count)
+    custody = Custody(
+        rooms.basis.record.log, rooms.eraser, rooms.registry, rooms.pipeline.live_count
+    )
     control = build_control(
         lambda: overview.status(rooms),
         custody.answer,
@@ -136,6 +140,7 @@ async def _work(rooms: Rooms, listening: Listening) -> None:
     chores.every(RETAIN_SECONDS, "values kept too long", rooms.retainer.run)
     chores.every(RETAIN_SECONDS, "erasures that were cut off", rooms.eraser.resume)
     chores.every(FORGET_SECONDS, "answers kept too long", rooms.cache.sweep)
+    chores.every(EXPIRE_SECONDS, "what nobody approved in time", rooms.desk.expire)
     chores.every(FINAL_SECONDS, "what outside witnesses cosigned", rooms.finals.run)
     alive = Liveness(
         basis.control.manager,

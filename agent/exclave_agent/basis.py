@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 from exclave_agent import __version__
 from exclave_agent.audit import drafts
@@ -27,7 +29,9 @@ from exclave_agent.identity.store import (
     identity_folder,
     private_keys,
 )
+from exclave_agent.review.registry import Registry
 from exclave_agent.storage.home import Storage
+from exclave_agent.storage.keys import roles_of
 from exclave_agent.system import SystemClock, SystemIds, SystemRng, TrustedTime
 from exclave_protocol.checkpoint import log_origin
 from exclave_service.sd import Manager
@@ -117,6 +121,14 @@ def thaw(record: Log) -> None:
 def eraser_of(record: Log, storage: Storage, clock: SystemClock, ids: SystemIds) -> Eraser:
     """Of an open home."""
     return Eraser(record, storage.subjects, storage.truncate, clock, ids)
+
+
+async def registry_of(record: Record, storage: Storage, home: Path) -> Registry:
+    """Of an open home, loaded. Raises: StorageFull, StorageError."""
+    epoch = record.log.store.epoch
+    registry = Registry(record.log, storage.state, epoch, partial(roles_of, home))
+    await registry.load()
+    return registry
 
 
 async def lay_basis(settings: Settings, control: Control, stack: AsyncExitStack) -> Basis:

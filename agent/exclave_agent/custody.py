@@ -13,10 +13,11 @@ from exclave_agent.audit import disclose as records
 from exclave_agent.audit.append import Log
 from exclave_agent.audit.erase import Eraser
 from exclave_agent.audit.store import Hold
-from exclave_agent.basis import eraser_of, open_record
+from exclave_agent.basis import eraser_of, open_record, registry_of
 from exclave_agent.config import Settings
 from exclave_agent.errors import BadRequest
 from exclave_agent.identity.store import IdentityStore
+from exclave_agent.review.registry import Registry, Reviewer
 from exclave_agent.storage.home import Storage
 from exclave_agent.system import SystemClock, SystemIds, SystemRng
 from exclave_protocol.leaf import format_time
@@ -27,9 +28,12 @@ Asked = Mapping[str, Any]
 class Custody:
     """Everything that is asked for by name, as JSON."""
 
-    def __init__(self, record: Log, eraser: Eraser, live: Callable[[], int]) -> None:
+    def __init__(
+        self, record: Log, eraser: Eraser, registry: Registry, live: Callable[[], int]
+    ) -> None:
         """`live`: how many decisions are being answered now."""
         self._record = record
+        self._registry = registry
         self._eraser = eraser
         self._live = live
         self._known: Mapping[str, Callable[[Asked], Awaitable[Asked]]] = {
@@ -38,6 +42,9 @@ class Custody:
             "hold": self._hold,
             "lift": self._lift,
             "holds": self._holds,
+            "reviewer_add": self._add_reviewer,
+            "reviewer_remove": self._remove_reviewer,
+            "reviewers": self._reviewers,
         }
 
     async def answer(self, asked: Asked) -> Asked:
@@ -77,6 +84,25 @@ class Custody:
     async def _holds(self, _: Asked) -> Asked:
         return {"holds": [_told(each) for each in await self._eraser.holds()]}
 
+    async def _add_reviewer(self, asked: Asked) -> Asked:
+        return _named(await self._registry.add(str(asked["vkey"]), str(asked["key"])))
+
+    async def _remove_reviewer(self, asked: Asked) -> Asked:
+        return _named(await self._registry.remove(str(asked["name"])))
+
+    async def _reviewers(self, _: Asked) -> Asked:
+        return {"reviewers": [_named(each) for each in self._registry.all()]}
+
+
+def _named(found: Reviewer) -> dict[str, Any]:
+    return {
+        "name": found.name,
+        "vkey": found.vkey,
+        "key": found.key,
+        "roles": list(found.roles),
+        "record": found.seq,
+    }
+
 
 def _told(hold: Hold) -> dict[str, Any]:
     return {
@@ -95,7 +121,8 @@ async def opened(settings: Settings) -> AsyncIterator[Custody]:
     async with await asyncio.to_thread(Storage, settings.home, rng) as storage:
         record = await open_record(identity, storage, clock, rng)
         eraser = eraser_of(record.log, storage, clock, SystemIds())
-        yield Custody(record.log, eraser, lambda: 0)
+        registry = await registry_of(record, storage, settings.home)
+        yield Custody(record.log, eraser, registry, lambda: 0)
 
 
 async def answer_offline(settings: Settings, asked: Asked) -> Asked:

@@ -128,6 +128,45 @@ class ApprovalNeeded(RequestError):
         self.decision_id = decision_id
 
 
+class ReviewDenied(RequestError):
+    """The caller may not act on that decision: not a reviewer, not of the role, or its asker.
+
+    Codes: not_reviewer, reviewer_unregistered, asker_may_not_approve.
+    """
+
+    code = "not_reviewer"
+
+
+class NoSuchReview(RequestError):
+    """No decision of that id waits for people, or ever did, as far as the caller may know."""
+
+    code = "unknown_review"
+
+
+class ReviewClosed(RequestError):
+    """The decision waits no more, or the reviewer has acted on it already.
+
+    Codes: review_closed, already_reviewed, review_changed.
+    """
+
+    code = "review_closed"
+
+
+class AnswerRefused(RequestError):
+    """People refused the answer, or nobody approved it in time.
+
+    Codes: answer_refused, approval_expired.
+    """
+
+    code = "answer_refused"
+
+
+class AnswerGone(RequestError):
+    """The answer was released, and its value is not kept any more."""
+
+    code = "answer_gone"
+
+
 class OutputInvalid(RequestError):
     """The model's answer failed the validator that the request, or the policy, asked for."""
 

@@ -21,7 +21,7 @@ from exclave_agent.audit.heartbeat import Heartbeat
 from exclave_agent.audit.retention import Retainer
 from exclave_agent.audit.rotate import Rotation
 from exclave_agent.audit.upload import Uploader
-from exclave_agent.basis import RUNTIMES, Basis, eraser_of, freeze, thaw
+from exclave_agent.basis import RUNTIMES, Basis, eraser_of, freeze, registry_of, thaw
 from exclave_agent.config import Settings
 from exclave_agent.decide.budget import Budgets
 from exclave_agent.decide.cache import Cache
@@ -40,6 +40,8 @@ from exclave_agent.releases.fetch import ArtifactStore
 from exclave_agent.releases.report import Desired, Observed
 from exclave_agent.releases.verify import Scope
 from exclave_agent.releases.watch import ReleaseManager
+from exclave_agent.review.desk import Desk
+from exclave_agent.review.registry import Registry
 from exclave_agent.runtimes import births
 from exclave_agent.runtimes.memory_keeper import MemorySettings
 from exclave_agent.runtimes.quarantine import Culprit
@@ -83,6 +85,8 @@ class Rooms:
     finals: Finals
     retainer: Retainer
     eraser: Eraser
+    registry: Registry
+    desk: Desk
     upgrades: UpgradeDesk
     listens: tuple[str, ...] = ()
     """Where the API answers: a URL, the path of a socket."""
@@ -274,6 +278,7 @@ async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Room
         incidents=record.log,
         ids=basis.ids,
     )
+    registry = await registry_of(record, basis.storage, settings.home)
     return Rooms(
         basis,
         settings,
@@ -293,5 +298,7 @@ async def build(settings: Settings, basis: Basis, stack: AsyncExitStack) -> Room
         finals,
         retainer,
         eraser_of(record.log, basis.storage, clock, basis.ids),
+        registry,
+        Desk(record.log, basis.storage.referrals, registry, basis.time, rng),
         upgrades,
     )

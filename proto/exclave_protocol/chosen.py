@@ -12,7 +12,8 @@ from .leaf import Leaf, LeafType
 MAX_NAMES = 64
 MAX_COMMITMENTS = 5_000
 MAX_LENGTH = 255
-DECISIONS = frozenset({LeafType.INTENT, LeafType.RESULT})
+DECISIONS = frozenset({LeafType.INTENT, LeafType.RESULT, LeafType.APPROVAL, LeafType.OVERRIDE})
+"""Types of records that are of a decision, where their body names one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,10 @@ class Filter:
         return frozenset(set.intersection(*found)) if found else frozenset()
 
     def keeps(self, leaf: Leaf, chosen: frozenset[str]) -> bool:
-        """Whether a record of the range belongs into the bundle: all that is no decision does."""
-        return leaf.type not in DECISIONS or leaf.body.get("decision") in chosen
+        """Whether a record of the range belongs into the bundle: all that is no decision's does."""
+        if leaf.type not in DECISIONS or leaf.body.get("decision") in chosen:
+            return True
+        return leaf.type is LeafType.OVERRIDE and "decision" not in leaf.body
 
 
 EVERYTHING = Filter()

@@ -67,6 +67,7 @@ class LogCheck:
             self._check_history,
             self._check_range,
             self._check_recorded,
+            self._check_reviews,
         ]
         return [check(f"{number}.{place}") for place, check in enumerate(checks, 1)]
 
@@ -181,6 +182,19 @@ class LogCheck:
             self._hold_recorded(self._checkpoint, self._cosigned_at, self._recorder, found)
         detail = "given openly" if not notes and self._cosigned_at is not None else ""
         return found.step(number, title, detail, notes)
+
+    def _check_reviews(self, number: str) -> Step:
+        reviews, notes = self.walk.reviews, []
+        if reviews.beyond:
+            notes.append(
+                f"{reviews.beyond} acts rest on records that are not here, but in the tree"
+            )
+        return reviews.found.step(
+            number,
+            self._title("every reviewer's act is signed over what was shown"),
+            f"{reviews.acts} acts",
+            notes,
+        )
 
     def _hold_recorded(
         self, head: Checkpoint, cosigned_at: int, key: VerifyKey, found: Findings

@@ -12,10 +12,21 @@ from collections.abc import Iterator
 from importlib.resources import files
 
 MODULES = (
-    *("__init__", "__main__", "archive", "byhand", "canonical", "checkpoint", "chosen"),
-    "disclosure",
+    *("__init__", "__main__", "approval", "archive", "byhand", "canonical", "checkpoint"),
+    *("chosen", "disclosure"),
     *("dsse", "epoch", "errors", "evidence", "fields", "index", "layout", "leaf", "listings"),
-    *("logcheck", "note", "opened", "page", "proof", "recorded", "report", "summary", "tally"),
+    *(
+        "logcheck",
+        "note",
+        "opened",
+        "page",
+        "proof",
+        "recorded",
+        "report",
+        "reviews",
+        "summary",
+        "tally",
+    ),
     *("term", "tree", "walk", "whole", "witness"),
 )
 """All that `exclave-verify` imports of this package."""

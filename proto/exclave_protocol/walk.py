@@ -13,6 +13,7 @@ from .index import Index
 from .layout import SEGMENT_RECORDS, SILENT_BEATS, LogEntry, Manifest
 from .leaf import MAX_LEAF, NO_PREV, Leaf, check_follows, decode_leaf, format_time
 from .report import Findings, Verdict
+from .reviews import MAX_CLAIMS, Reviews
 from .tally import Tally
 from .tree import HASH_SIZE, Frontier, leaf_hash
 
@@ -62,6 +63,7 @@ class Walk:
         self.tree = Findings()
         self.records = Findings()
         self.tally = Tally(log, partial=manifest.partial(log), index=index)
+        self.reviews = Reviews()
         self.types: Counter[str] = Counter()
         self.roots: dict[int, bytes] = {}
         self.probed: dict[int, bytes] = {}
@@ -80,6 +82,7 @@ class Walk:
         """Seq 1, which says what a later epoch continues."""
         self.cut: list[int] = []
         """Neighbours of the range whose time lies in the range."""
+        self._archive: Archive
         self._manifest = manifest
         self._sizes = sizes
         self._probes = probes
@@ -88,6 +91,7 @@ class Walk:
 
     def run(self, archive: Archive) -> None:
         """Read the log once, from the first hash to the last record."""
+        self._archive = archive
         frontier = Frontier()
         records = self._guard(read_records(archive, self.log), self.records)
         blocks = archive.blocks(f"{self.log.place}/hashes", HASH_SIZE)
@@ -110,6 +114,13 @@ class Walk:
             self._check(record, before if record.seq == self.size else self._chained(record), None)
             record = next(records, None)
         self.tally.finish()
+        self._hold_claims()
+
+    def _hold_claims(self) -> None:
+        """What reviewers' acts name against the hashes: read once more, where there are any."""
+        if self.reviews.claims:
+            blocks = self._archive.blocks(f"{self.log.place}/hashes", HASH_SIZE)
+            self.reviews.hold(self._guard(blocks, self.tree))
 
     @staticmethod
     def _guard(items: Iterator[_Item], findings: Findings) -> Iterator[_Item]:
@@ -151,6 +162,9 @@ class Walk:
             self.tally.add(record.seq, None)
             return
         self.tally.add(record.seq, leaf)
+        self.reviews.add(leaf)
+        if len(self.reviews.claims) > MAX_CLAIMS:
+            self._hold_claims()
         self._note_place(record.seq, leaf)
         self._note_time(record.seq, leaf.time_ns)
         self._before = (record.seq, value, leaf.time_ns)

@@ -30,3 +30,16 @@ class FakeReferrals:
     async def waiting(self, limit: int) -> Sequence[Referral]:
         await asyncio.sleep(0)
         return self.rows[:limit]
+
+    async def of(self, decision: str) -> Referral | None:
+        await asyncio.sleep(0)
+        return next((row for row in self.rows if row.decision == decision), None)
+
+    async def overdue(self, now_ns: int, limit: int) -> Sequence[Referral]:
+        await asyncio.sleep(0)
+        due = [row for row in self.rows if 0 < row.expires_ns <= now_ns]
+        return sorted(due, key=lambda row: row.expires_ns)[:limit]
+
+    async def remove(self, decision: str) -> None:
+        await asyncio.sleep(0)
+        self.rows = [row for row in self.rows if row.decision != decision]

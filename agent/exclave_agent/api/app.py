@@ -13,12 +13,14 @@ from starlette.routing import Route
 from exclave_agent.decide.pipeline import Pipeline
 from exclave_agent.errors import AgentError, Unauthenticated
 from exclave_agent.ports import Clock, KeyRing, Releases
+from exclave_agent.review.desk import Desk
 
 from .errors import ClientGone, MethodNotAllowed, NoSuchRoute, tell
 from .exchange import JSON, Exchange, Limits, Receive, Scope, Send, encode_json
 from .health import Exposition, Health
 from .inference_v2 import InferenceV2
 from .openai import OpenAI
+from .reviews import Reviews
 
 Handler = Callable[[Exchange], Awaitable[None]]
 
@@ -30,8 +32,10 @@ def build_app(
     clock: Clock,
     metrics: Exposition,
     limits: Limits | None = None,
+    desk: Desk | None = None,
 ) -> Starlette:
-    """The agent's HTTP interface. `pipeline` must be entered while requests are served."""
+    """The agent's HTTP interface. `pipeline` must be entered while requests are served. `desk`
+    None: nobody reviews here."""
     gate = _Gate(pipeline, keys, limits or Limits())
     openai, v2 = OpenAI(pipeline, releases, clock), InferenceV2(pipeline, releases)
     health = Health(releases, metrics)
@@ -58,6 +62,15 @@ def build_app(
         gate.route("GET", versioned + "/ready", v2.model_ready),
         gate.route("POST", versioned + "/infer", v2.infer),
     ]
+    if desk is not None:
+        reviews = Reviews(desk)
+        one = "/v1/reviews/{decision}"
+        routes += [
+            gate.route("GET", "/v1/reviews", reviews.waiting),
+            gate.route("GET", one, reviews.view),
+            gate.route("POST", one, reviews.take),
+            gate.route("GET", one + "/answer", reviews.answer),
+        ]
     app = Starlette(routes=routes, exception_handlers={404: gate.no_route, 405: gate.wrong_method})
     app.router.redirect_slashes = False  # a redirect would lose a POST's body and key
     return app

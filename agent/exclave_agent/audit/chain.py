@@ -38,6 +38,8 @@ class Prepared:
     subject: str
     ledger: tuple[LedgerEntry, ...] = ()
     """Amounts that become durable with the leaf; not part of it."""
+    subject_of: int | None = None
+    """As in the draft."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def prepare(draft: LeafDraft, *, time_ns: int, rng: Rng) -> Prepared:
         return Prepared(kind, time_ns, draft.body, (), (), draft.subject, draft.ledger)
     try:
         disclosures = tuple(
-            make_disclosure(name, value, rng.token(SALT_SIZE))
+            make_disclosure(name, value, draft.salts.get(name) or rng.token(SALT_SIZE))
             for name, value in draft.private.items()
         )
     except ProtocolError as error:
@@ -88,7 +90,9 @@ def prepare(draft: LeafDraft, *, time_ns: int, rng: Rng) -> Prepared:
     made = [disclosure.digest for disclosure in disclosures]
     made += [decoy(rng.token(SALT_SIZE)) for _ in range(-len(made) % SD_BUCKET)]
     sd = tuple(sorted(made))
-    return Prepared(kind, time_ns, draft.body, sd, disclosures, draft.subject, draft.ledger)
+    return Prepared(
+        kind, time_ns, draft.body, sd, disclosures, draft.subject, draft.ledger, draft.subject_of
+    )
 
 
 @dataclass(frozen=True, slots=True)

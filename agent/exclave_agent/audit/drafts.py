@@ -7,8 +7,10 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 
 from exclave_agent.ports import LeafDraft
+from exclave_protocol.approval import Act, Review
 from exclave_protocol.canonical import JsonValue
 from exclave_protocol.checkpoint import Checkpoint
+from exclave_protocol.disclosure import Disclosure
 from exclave_protocol.epoch import PREVIOUS, link
 from exclave_protocol.leaf import LeafType, format_time
 from exclave_protocol.note import VerifyKey
@@ -170,6 +172,34 @@ def hold(name: str, reference: str, *, stands: bool, subject: str | None) -> Lea
     }
     private: dict[str, JsonValue] = {} if subject is None else {"subject": subject}
     return LeafDraft(LeafType.OVERRIDE, body, private, subject or "")
+
+
+def reviewer(name: str, vkey: str, key: str, roles: Sequence[str], *, stands: bool) -> LeafDraft:
+    """Somebody's own key is (`stands`), or is no more, what acts on decisions that wait. `key`: id
+    of the API key that goes with it."""
+    body: Body = {
+        "what": "reviewer",
+        "reviewer": name,
+        "vkey": vkey,
+        "key": key,
+        "roles": list(roles),
+        "stands": stands,
+    }
+    return LeafDraft(LeafType.OVERRIDE, body)
+
+
+def reviewed(
+    review: Review, opened: Sequence[Disclosure] = (), subject_of: int | None = None
+) -> LeafDraft:
+    """A reviewer's act, or that nobody acted in time. `opened`: what the statement commits to."""
+    corrects = review.act is Act.CORRECT
+    return LeafDraft(
+        LeafType.OVERRIDE if corrects else LeafType.APPROVAL,
+        review.body(),
+        {item.name: item.value for item in opened},
+        salts={item.name: item.salt for item in opened},
+        subject_of=subject_of,
+    )
 
 
 def incident(code: str, detail: str, *, evidence: bytes = b"") -> LeafDraft:

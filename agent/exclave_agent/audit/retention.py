@@ -20,6 +20,7 @@ from exclave_agent.ports import Clock
 from exclave_policy.kinds.approvals import Approval
 from exclave_policy.kinds.retention import Retention, RetentionClass
 from exclave_policy.model import ANY
+from exclave_protocol.chosen import DECISIONS
 from exclave_protocol.leaf import Leaf, LeafType, decode_leaf
 
 from . import drafts
@@ -250,7 +251,7 @@ class _Search:
     def _kin(self, leaf: Leaf) -> list[Leaf]:
         """All leaves of its decision, of those that have one."""
         decision = leaf.body.get("decision")
-        if leaf.type not in (LeafType.INTENT, LeafType.RESULT) or not isinstance(decision, str):
+        if leaf.type not in DECISIONS or not isinstance(decision, str):
             return []
         return [self._leaf(seq) for seq in self._reader.by_decision(decision)]
 

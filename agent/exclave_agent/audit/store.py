@@ -126,6 +126,10 @@ class LogReader(Protocol):
         """The number of a subject whose values are kept; None: nothing is kept of it."""
         ...
 
+    def subject_of(self, seq: int) -> int | None:
+        """The number of the subject whose values a leaf has; None: none are kept."""
+        ...
+
     def held(self, seq: int) -> bool:
         """Whether a legal hold stands on the leaf's values."""
         ...

@@ -33,6 +33,8 @@ COMMANDS = {
     "doctor": ("exclave_agent.cli.doctor", "Check everything the agent needs, with remedies."),
     "support-bundle": ("exclave_agent.cli.support", "Collect what support needs, redacted."),
     "key": ("exclave_agent.cli.key", "Create, list and revoke local API keys."),
+    "reviewer": ("exclave_agent.cli.reviewer", "Register reviewers' own keys, and remove them."),
+    "review": ("exclave_agent.cli.review", "See what waits for people; approve, correct, refuse."),
     "secret": ("exclave_agent.cli.secret", "Keep secrets: keys of endpoints and of redactions."),
     "explain": ("exclave_agent.cli.why", "Say why a decision is what it is."),
     "try": ("exclave_agent.cli.try_policy", "Replay this agent's decisions under another policy."),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 
-class _SocketConnection(http.client.HTTPConnection):
+class SocketConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
     def __init__(self, path: Path, seconds: float) -> None:
@@ -27,7 +27,7 @@ class _SocketConnection(http.client.HTTPConnection):
 def _call(
     path: Path, method: str, target: str, body: bytes | None, seconds: float = 30.0
 ) -> dict[str, Any] | None:
-    connection = _SocketConnection(path, seconds)
+    connection = SocketConnection(path, seconds)
     try:
         connection.request(method, target, body)
         answer = json.loads(connection.getresponse().read())

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from exclave_agent.errors import AgentError, ApprovalNeeded, NoTarget, RequestError
-from exclave_agent.ports import Clock, Referral, Referrals
+from exclave_agent.ports import Clock, Referral, Referrals, Terms
 from exclave_policy.kinds.validators import Validator
 
 from .infer import durable
@@ -97,8 +97,30 @@ class Handover:
         assert decision.intent is not None, "what is handed over is on record"
         await durable(decision.intent)
         now = self._clock.now_ns()
+        known = [decision.release.policy.approvals[name] for name in approvals]
+        terms = tuple(
+            Terms(
+                each.name,
+                each.version,
+                tuple(sorted(each.roles)),
+                each.count,
+                each.separate,
+                each.told,
+            )
+            for each in known
+        )
+        # Of several the shortest: what one of them does not allow any more is not allowed.
+        expires = min((each.expires_seconds for each in known), default=0)
         await self._referrals.add(
-            Referral(decision.call.decision, plan.name, now, approvals, guard)
+            Referral(
+                decision.call.decision,
+                plan.name,
+                now,
+                approvals,
+                guard,
+                terms,
+                now + expires * 10**9 if expires else 0,
+            )
         )
 
 

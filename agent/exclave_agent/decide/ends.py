@@ -32,6 +32,8 @@ class End:
     first: float | None = None
     """Seconds until the first piece of the answer was there."""
     output: JsonValue | None = None
+    held: JsonValue | None = None
+    """The answer that waits for approval."""
     cost_micro: int = 0
     currency: str = ""
 

@@ -17,6 +17,7 @@ from exclave_policy.kinds.retention import RetentionClass
 from exclave_policy.model import Decision, Request
 from exclave_policy.recorded import explained
 from exclave_policy.schema import CONTENT
+from exclave_protocol.approval import HELD
 from exclave_protocol.canonical import JsonValue
 
 from . import bodies
@@ -166,9 +167,11 @@ class Entry:
             first = self._current.first_at
             end.first = None if first is None else first - self._started
             end.output = self._current.output()
+        if self.notes.approvals:  # it waits: nobody is given it now
+            end.held, end.output = end.output, None
+        elif answer is not None and answer.info is None:  # nobody's answer was good enough
+            self._discard()
         if answer is not None:
-            if answer.info is None:  # nobody's answer was good enough
-                self._discard()
             end.output = answer.output
         return self._recorder.spawn(self._write(end))
 
@@ -243,6 +246,8 @@ class Entry:
                 private["model"] = self._call.model
         if end.output is not None:
             private["output"] = end.output
+        if end.held is not None:
+            private[HELD] = end.held
         if self._discarded:
             private["discarded"] = self._discarded
         return private

@@ -29,6 +29,7 @@ from .decisions import (
     Referral,
     Referrals,
     Span,
+    Terms,
     Tracer,
 )
 from .models import (
@@ -107,6 +108,7 @@ __all__ = [
     "Tensor",
     "TensorInfo",
     "TermClaim",
+    "Terms",
     "Timing",
     "TokenLogprob",
     "Tool",
@@ -172,6 +174,12 @@ class LeafDraft:
     """Whose data `private` is: the vault's key and the unit of erasure."""
     ledger: tuple[LedgerEntry, ...] = ()
     """Amounts added to the durable budgets in the leaf's own transaction."""
+    salts: Mapping[str, bytes] = field(default_factory=dict)
+    """Of those of `private` whose commitment was signed before the leaf was written; the others
+    get fresh ones."""
+    subject_of: int | None = None
+    """Whose data `private` is, in place of `subject`: that of the values under this number
+    (`audit.store.LogReader.subject_of`). Once that subject is erased they are not kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,21 @@ class Ledger(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """What an Approval document asked for when a decision was handed over: a later release
+    changes nothing of it."""
+
+    approval: str
+    version: str
+    roles: tuple[str, ...]
+    """Who may approve."""
+    count: int
+    separate: bool
+    told: str
+    """The text that the caller is given meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
 class Referral:
     """A decision that was handed to a person. What was asked is in the vault, under it."""
 
@@ -123,6 +138,10 @@ class Referral:
     Empty: there is no answer that may be given."""
     guard: str = ""
     """The Validator that handed the decision over; "": the route did, or an approval."""
+    terms: tuple[Terms, ...] = ()
+    """Of `approvals`, in that order."""
+    expires_ns: int = 0
+    """Wall clock: from then on it is refused; 0: it waits for ever."""
 
 
 class RedactionKeys(Protocol):
@@ -149,6 +168,18 @@ class Referrals(Protocol):
 
     async def waiting(self, limit: int) -> Sequence[Referral]:
         """The oldest that wait. Raises: StorageError."""
+        ...
+
+    async def of(self, decision: str) -> Referral | None:
+        """That of a decision; None: it does not wait. Raises: StorageError."""
+        ...
+
+    async def overdue(self, now_ns: int, limit: int) -> Sequence[Referral]:
+        """Those whose time is over. Raises: StorageError."""
+        ...
+
+    async def remove(self, decision: str) -> None:
+        """It waits no more; again is no error. Raises: StorageFull, StorageError."""
         ...
 
 

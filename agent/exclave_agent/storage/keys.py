@@ -187,6 +187,12 @@ def list_keys(home: Path) -> list[KeyInfo]:
     return [KeyInfo(r[0], r[1], tuple(json.loads(r[2])), r[3], bool(r[4])) for r in rows]
 
 
+def roles_of(home: Path, key_id: str) -> tuple[str, ...] | None:
+    """An active key's roles; None: there is none of that id. Blocking. Raises: as `list_keys`."""
+    active = (key for key in list_keys(home) if key.key_id == key_id and not key.revoked)
+    return next((key.roles for key in active), None)
+
+
 def _exists(home: Path) -> bool:
     """Whether keys can be there; a file that is there must be ours.
 

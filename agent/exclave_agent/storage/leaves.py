@@ -59,7 +59,9 @@ class LeafTail:
         return sealed, Appended(self.chain.epoch, sealed.seq, sealed.hash)
 
     def ready(self, sealed: Sequence[Sealed]) -> None:
-        self.vault.ready({leaf.prepared.subject for leaf in sealed if leaf.prepared.disclosures})
+        kept = [leaf.prepared for leaf in sealed if leaf.prepared.disclosures]
+        self.vault.ready({each.subject for each in kept if each.subject_of is None})
+        self.vault.ready_numbers({n for each in kept if (n := each.subject_of) is not None})
 
     def single(self, sealed: Sequence[Sealed]) -> bool:
         return len(sealed) <= MAX_ROWS and not any(
@@ -245,12 +247,15 @@ class LeafReader:
             raise StorageError("the vault is not open: subjects cannot be told apart")
         return self._vault.number_of(subject)
 
+    def subject_of(self, seq: int) -> int | None:
+        rows = self._rows("SELECT subject FROM leaf WHERE id = ?", self._first_id + seq)
+        number = rows[0][0] if rows else None
+        return number if isinstance(number, int) else None
+
     def held(self, seq: int) -> bool:
         if not self.holds():
             return False
-        rows = self._rows("SELECT subject FROM leaf WHERE id = ?", self._first_id + seq)
-        number = rows[0][0] if rows else None
-        return self._held.covers(number if isinstance(number, int) else None)
+        return self._held.covers(self.subject_of(seq))
 
     def holds(self) -> str:
         return self._held.digest

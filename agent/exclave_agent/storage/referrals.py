@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import asdict
 
-from exclave_agent.ports import Referral
+from exclave_agent.ports import Referral, Terms
 
 from .pool import ReadPool
 from .sqlite import Writer
 from .vault import VaultReader
+
+_SELECT = (
+    "SELECT r.decision, r.route, r.created_ns, coalesce(w.approvals, ''), coalesce(w.guard, ''), "
+    "coalesce(t.terms, '[]'), coalesce(t.expires_ns, 0) FROM referral AS r "
+    "LEFT JOIN referral_reason AS w ON w.decision = r.decision "
+    "LEFT JOIN referral_terms AS t ON t.decision = r.decision "
+)
 
 
 class SqliteReferrals:
@@ -34,6 +43,15 @@ class SqliteReferrals:
                     "INSERT INTO referral_reason (decision, approvals, guard) VALUES (?, ?, ?)",
                     (referral.decision, ",".join(referral.approvals), referral.guard),
                 )
+            if cursor.rowcount and referral.expires_ns:
+                connection.execute(
+                    "INSERT INTO referral_terms (decision, terms, expires_ns) VALUES (?, ?, ?)",
+                    (
+                        referral.decision,
+                        json.dumps([asdict(each) for each in referral.terms]),
+                        referral.expires_ns,
+                    ),
+                )
             return cursor.rowcount
 
         self.known += await self._writer.run(insert)
@@ -47,17 +65,41 @@ class SqliteReferrals:
         return self.known
 
     async def waiting(self, limit: int) -> Sequence[Referral]:
+        return await self._read(_SELECT + "ORDER BY r.id LIMIT ?", limit)
+
+    async def of(self, decision: str) -> Referral | None:
+        found = await self._read(_SELECT + "WHERE r.decision = ?", decision)
+        return found[0] if found else None
+
+    async def overdue(self, now_ns: int, limit: int) -> Sequence[Referral]:
+        due = "WHERE t.expires_ns <= ? ORDER BY t.expires_ns LIMIT ?"
+        return await self._read(_SELECT + due, now_ns, limit)
+
+    async def remove(self, decision: str) -> None:
+        def delete(connection: sqlite3.Connection) -> int:
+            execute, whose = connection.execute, (decision,)
+            execute("DELETE FROM referral_reason WHERE decision = ?", whose)
+            execute("DELETE FROM referral_terms WHERE decision = ?", whose)
+            return execute("DELETE FROM referral WHERE decision = ?", whose).rowcount
+
+        self.known -= await self._writer.run(delete)
+
+    async def _read(self, sql: str, *values: object) -> list[Referral]:
         def find(connection: sqlite3.Connection, _: VaultReader | None) -> list[Referral]:
-            rows = connection.execute(
-                "SELECT r.decision, r.route, r.created_ns, "
-                "coalesce(w.approvals, ''), coalesce(w.guard, '') "
-                "FROM referral AS r LEFT JOIN referral_reason AS w ON w.decision = r.decision "
-                "ORDER BY r.id LIMIT ?",
-                (limit,),
-            )
-            return [
-                Referral(decision, route, created, tuple(filter(None, names.split(","))), guard)
-                for decision, route, created, names, guard in rows
-            ]
+            return [_referral(*row) for row in connection.execute(sql, values)]
 
         return await asyncio.wrap_future(self._pool.submit(find))
+
+
+def _referral(
+    decision: str, route: str, created: int, names: str, guard: str, terms: str, expires: int
+) -> Referral:
+    return Referral(
+        decision,
+        route,
+        created,
+        tuple(filter(None, names.split(","))),
+        guard,
+        tuple(Terms(**each | {"roles": tuple(each["roles"])}) for each in json.loads(terms)),
+        expires,
+    )

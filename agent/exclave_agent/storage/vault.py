@@ -158,6 +158,8 @@ class VaultWriter:
         self.master = master
         self.rng = rng
         self._keys: dict[str, _Key] = {}
+        self._numbered: dict[int, _Key] = {}
+        """Of one batch: a number may be another subject's, later."""
 
     def forget(self, subject: str) -> None:
         """Its key was destroyed: whatever comes next of it has another."""
@@ -188,6 +190,20 @@ class VaultWriter:
             raise
         self._keys.update(found)
 
+    def ready_numbers(self, numbers: Iterable[int]) -> None:
+        """Look up the keys of these subjects; none is made: one that is gone was destroyed.
+
+        Raises: StorageError "vault_damaged", sqlite3.Error.
+        """
+        self._numbered.clear()
+        for number in numbers:
+            row = self.connection.execute(
+                "SELECT tag, wrapped FROM subject WHERE id = ?", (number,)
+            ).fetchone()
+            if row is not None and row[1]:
+                key = AESGCM(unwrap(self.master, row[1], row[0]))
+                self._numbered[number] = (number, row[0], key)
+
     def _find(self, subject: str) -> _Key | None:
         tag = self.master.tag(subject)
         row = self.connection.execute(
@@ -212,7 +228,11 @@ class VaultWriter:
         disclosures = leaf.prepared.disclosures
         if not disclosures:
             return None, None
-        number, tag, aead = self._keys[leaf.prepared.subject]
+        whose = leaf.prepared.subject_of
+        found = self._keys[leaf.prepared.subject] if whose is None else self._numbered.get(whose)
+        if found is None:
+            return None, None  # erased meanwhile, and these with it
+        number, tag, aead = found
         values = padded(_SEPARATOR.join(item.encoded for item in disclosures).encode())
         nonce = self.rng.token(NONCE_BYTES)
         return number, nonce + aead.encrypt(nonce, values, _context(leaf_id, leaf.hash, tag))

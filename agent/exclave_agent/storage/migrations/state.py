@@ -120,12 +120,24 @@ def _referral_reason(db: Database) -> None:
     )
 
 
+def _referral_terms(db: Database) -> None:
+    """What approvals asked for then, and until when; a table of its own for the same reason."""
+    db.table("referral_terms").create(
+        {"decision": str, "terms": str, "expires_ns": int},
+        pk="decision",
+        not_null={"terms", "expires_ns"},
+        strict=True,
+    )
+    db.table("referral_terms").create_index(["expires_ns"])
+
+
 STEPS = (_version_1,)
 ADDITIONS: dict[str, Step] = {
     "spent": _spent,
     "completion": _completion,
     "referral": _referral,
     "referral_reason": _referral_reason,
+    "referral_terms": _referral_terms,
 }
 """Tables that programs of the same schema may lack and leave alone: made when they are missing,
 and no new schema, so that a former version opens the file (docs/upgrade.md)."""
