@@ -16,12 +16,14 @@ from typing import Any
 
 from exclave_protocol import layout
 from exclave_protocol.bundle import write_bundle
+from exclave_protocol.canonical import JsonValue
 from exclave_protocol.checkpoint import Checkpoint, cosign, cosigned_origin, sign_checkpoint
 from exclave_protocol.disclosure import make
 from exclave_protocol.endpoint import Endpoint, EndpointPrice, EndpointTimeouts
-from exclave_protocol.leaf import NO_PREV, Leaf, LeafType, encode_leaf
+from exclave_protocol.leaf import NO_PREV, Leaf, LeafType, decode_leaf, encode_leaf
 from exclave_protocol.note import TermKey, add_signature
 from exclave_protocol.opened import make_disclosure_file
+from exclave_protocol.shown import render
 from exclave_protocol.term import commitment
 from exclave_protocol.tiles import hash_tiles
 from exclave_protocol.tree import (
@@ -32,6 +34,8 @@ from exclave_protocol.tree import (
 )
 from exclave_protocol.witness import AddCheckpoint, cosigned_body, encode_size
 
+from .acts import Acts
+from .acts_cases import CHANGED, COUNTED, FORGED, HONEST, PLACES
 from .bundles import Log, bundle_of, honest_logs, private_key, secrets, spec_of, witness_key
 
 FOLDER = Path(__file__).parent.parent / "vectors"
@@ -212,6 +216,39 @@ def witness_vectors() -> dict[str, Any]:
     }
 
 
+def approval_vectors() -> dict[str, Any]:
+    """Logs with reviewers' acts, whether they hold, and a text with all that it is made of."""
+    groups = (HONEST, FORGED, CHANGED, PLACES, COUNTED)
+    made: dict[str, Acts] = {}
+    for cases in groups:
+        for name in list(cases)[: 4 if cases is HONEST else 1]:
+            case = cases[name]
+            made[name] = case() if callable(case) else case[0]()
+    leaves = {name: [data.decode() for data in acts.log.leaves] for name, acts in made.items()}
+    values: dict[str, JsonValue] = {
+        "prompt": [{"role": "user", "content": "Pay\u202e?\r\nanswer:\\"}],
+        "options": {"stop": ["é"], "n": 1},
+    }
+    corrected = made["a correction, approved"]
+    decoded = [decode_leaf(data) for data in corrected.log.leaves]
+    shown = render(decoded[4], decoded[5], values, "no", corrected.requires, decoded[6:8])
+    return {
+        "cases": [
+            {"name": name, "holds": name in HONEST, "leaves": lines}
+            for name, lines in leaves.items()
+        ],
+        "text": {
+            "of": "a correction, approved",
+            "intent": "4",
+            "result": "5",
+            "acts": ["6", "7"],
+            "values": values,
+            "answer": "no",
+            "shown": shown,
+        },
+    }
+
+
 def build() -> dict[str, Any]:
     """Every vector by the name of its file."""
     return {
@@ -224,6 +261,7 @@ def build() -> dict[str, Any]:
         "witness": witness_vectors(),
         "term": term_vectors(),
         "tile": tile_vectors(),
+        "approval": approval_vectors(),
     }
 
 

@@ -424,7 +424,7 @@ async def test_an_answer_waits_for_people(stream: bool) -> None:
         assert (texts, end.degraded) == (["Somebody looks first."], "approval")
         (referral,) = opened.referrals.rows
         assert (referral.approvals, referral.guard) == (("four-eyes",), "")
-        assert private(opened, "discarded") == ["the answer"]
+        assert private(opened, "held") == "the answer"
         assert opened.result().body["approvals"] == ["four-eyes"]
 
 
@@ -436,7 +436,7 @@ async def test_where_no_words_can_stand_in_the_answer_waits_all_the_same() -> No
         assert needed.value.approval == "four-eyes"
         result = opened.result().body
         assert (result["outcome"], result["reason"]) == ("held", "approval_needed")
-        assert len(opened.referrals.rows) == 1 and private(opened, "output") is not None
+        assert len(opened.referrals.rows) == 1 and private(opened, "held") is not None
 
 
 async def test_an_answer_that_waits_is_not_given_when_nobody_can_be_asked() -> None:
