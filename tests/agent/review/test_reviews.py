@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,7 @@ async def test_what_is_posted_must_fit(one: Office) -> None:
         ({**fixed, "answer": None}, "answer"),
         ({**fixed, "answer": good["shown"]}, "answer"),
         (one.signed("anne", foreign, Act.APPROVE), "envelope"),
+        (one.signed("anne", replace(seen, answer=foreign.answer), Act.APPROVE), "envelope"),
         ({**good, "more": 1}, "more"),
         ({"shown": good["shown"]}, "envelope"),
     ]
