@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .errors import EvidenceError, NoteError
 from .evidence import verify_bundle, verify_disclosure
+from .extends import read_extension, verify_extension
 from .layout import MAX_SMALL
 from .logcheck import Foreign
 from .note import VerifyKey
@@ -71,14 +72,34 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="instead of a bundle: one record's proof, under the keys that are pinned",
     )
+    parser.add_argument(
+        "--extends",
+        metavar="FILE",
+        type=Path,
+        help="instead of a bundle: that a log's newest head extends the --checkpoint that you kept",
+    )
     return parser
+
+
+def _extension(path: Path, kept: bytes, logs: Sequence[str], witness: str | None) -> Report:
+    """Raises: OSError, NoteError, EvidenceError."""
+    made = read_extension(path)
+    keys = _of(made.note, logs)
+    return verify_extension(
+        made, kept, keys[0] if keys else None, [VerifyKey.parse(witness)] if witness else []
+    )
+
+
+def _of(note: bytes, logs: Sequence[str]) -> list[VerifyKey]:
+    """Of the keys that were brought, those of the log that a note claims to be of."""
+    origin = note.partition(b"\n")[0].decode("utf-8", "replace")
+    return [key for key in map(VerifyKey.parse, logs) if key.name == origin]
 
 
 def _proof(path: Path, logs: Sequence[str], witness: str | None) -> Report:
     """Raises: OSError, NoteError, EvidenceError."""
     proof = read_proof(path)
-    origin = proof.checkpoint.partition(b"\n")[0].decode("utf-8", "replace")
-    keys = [key for key in map(VerifyKey.parse, logs) if key.name == origin]
+    keys = _of(proof.checkpoint, logs)
     return verify_proof(
         proof, keys[0] if keys else None, [VerifyKey.parse(witness)] if witness else []
     )
@@ -100,8 +121,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    if (arguments.bundle is None) is (arguments.proof is None):
-        parser.error("required: bundle, or --proof FILE in its place")
+    given = [each for each in (arguments.bundle, arguments.proof, arguments.extends) if each]
+    if len(given) != 1:
+        parser.error("required: bundle, or --proof FILE or --extends FILE in its place")
+    if arguments.extends and (arguments.disclosure or len(arguments.checkpoint) != 1):
+        parser.error("--extends goes with one --checkpoint: the one that you kept")
     if arguments.proof and (arguments.disclosure or arguments.checkpoint):
         parser.error("--disclosure and --checkpoint go with a bundle")
     try:
@@ -110,6 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         checkpoints = [_checkpoint(path) for path in arguments.checkpoint]
         if arguments.proof is not None:
             report = _proof(arguments.proof, logs, witness)
+        elif arguments.extends is not None:
+            report = _extension(arguments.extends, checkpoints[0].note, logs, witness)
         elif arguments.disclosure is None:
             report = verify_bundle(
                 arguments.bundle, witness_vkey=witness, log_vkeys=logs, checkpoints=checkpoints

@@ -88,22 +88,18 @@ def verify_proof(proof: Proof, log: VerifyKey | None, witnesses: Sequence[Verify
     UNANCHORED unless a witness that was brought cosigned the checkpoint. Raises: NoteError when a
     witness's key is no cosigner's, or the log's own: a log cannot vouch for itself.
     """
-    for key in witnesses:
-        if key.kind != COSIGNATURE:
-            raise NoteError(f"key {key.name}: not a witness's (type 0x04)")
-        if log is not None and key.public == log.public:
-            raise NoteError(f"key {key.name}: the log's own key is no witness")
+    check_witnesses(log, witnesses)
     found = Findings()
     record, checkpoint = _record(proof, found), None
     if record is not None:
         checkpoint = _checkpoint(proof, record, log, found)
     inside = found.step("1", "the record is what its log's checkpoint says", _said(record, proof))
-    cosigned = Findings()
-    times = _cosigned(proof, witnesses, cosigned)
-    if not times and not cosigned.count:
-        cosigned.add(Verdict.UNANCHORED, "no witness whose key was brought has cosigned it")
+    seen = Findings()
+    times = cosigned(proof.checkpoint, witnesses, seen)
+    if not times and not seen.count:
+        seen.add(Verdict.UNANCHORED, "no witness whose key was brought has cosigned it")
     under = "" if checkpoint is None else f" of {checkpoint.size} leaves"
-    step = cosigned.step("2", f"the checkpoint{under} is cosigned", "\n".join(times))
+    step = seen.step("2", f"the checkpoint{under} is cosigned", "\n".join(times))
     trust = [f"log key: {'pinned ' + log.vkey if log else 'none brought: nothing is verified'}"]
     trust += [f"witness key: pinned {key.vkey}" for key in witnesses] or ["witness key: none"]
     return Report((inside, step), tuple(trust))
@@ -138,12 +134,21 @@ def _checkpoint(
     return checkpoint
 
 
-def _cosigned(proof: Proof, witnesses: Sequence[VerifyKey], found: Findings) -> list[str]:
+def check_witnesses(log: VerifyKey | None, witnesses: Sequence[VerifyKey]) -> None:
+    """Raises: NoteError when a witness's key is no cosigner's, or the log's own."""
+    for key in witnesses:
+        if key.kind != COSIGNATURE:
+            raise NoteError(f"key {key.name}: not a witness's (type 0x04)")
+        if log is not None and key.public == log.public:
+            raise NoteError(f"key {key.name}: the log's own key is no witness")
+
+
+def cosigned(note: bytes, witnesses: Sequence[VerifyKey], found: Findings) -> list[str]:
     """By which of the witnesses, and when. One whose line does not hold is a forgery."""
     known = {(key.name, key.id): key for key in witnesses}
     times = []
     try:
-        text, signatures = split_note(proof.checkpoint)
+        text, signatures = split_note(note)
         for each in signatures:
             if (key := known.get((each.name, each.key_id))) is not None:
                 times.append(f"by {key.name} at {key.verify(text, each).timestamp}")

@@ -13,21 +13,10 @@ from importlib.resources import files
 
 MODULES = (
     *("__init__", "__main__", "approval", "archive", "byhand", "canonical", "checkpoint"),
-    *("chosen", "disclosure"),
-    *("dsse", "epoch", "errors", "evidence", "fields", "index", "layout", "leaf", "listings"),
-    *(
-        "logcheck",
-        "note",
-        "opened",
-        "page",
-        "proof",
-        "recorded",
-        "report",
-        "reviews",
-        "summary",
-        "tally",
-    ),
-    *("term", "tree", "walk", "whole", "witness"),
+    *("chosen", "disclosure", "dsse", "epoch", "errors", "evidence", "extends", "fields"),
+    *("index", "layout", "leaf", "listings", "logcheck", "note", "opened", "page", "proof"),
+    *("recorded", "report", "reviews", "summary", "tally", "term", "tree", "walk", "whole"),
+    "witness",
 )
 """All that `exclave-verify` imports of this package."""
 _PACKAGE = "exclave_protocol"

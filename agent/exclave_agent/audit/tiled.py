@@ -14,10 +14,12 @@ from exclave_agent.disk import sync_folder
 from exclave_agent.errors import BadRequest, StorageError
 from exclave_protocol.checkpoint import Checkpoint
 from exclave_protocol.errors import ProtocolError
+from exclave_protocol.extends import make_extension
 from exclave_protocol.note import split_note
 from exclave_protocol.proof import Proof, make_proof
 from exclave_protocol.tiles import CHECKPOINT, Tile, TileTree, entry_bundles, hash_tiles
-from exclave_protocol.tree import leaf_hash, verify_inclusion
+from exclave_protocol.tree import leaf_hash, root, verify_inclusion
+from exclave_protocol.witness import AddCheckpoint
 
 from .store import LogReader
 
@@ -63,6 +65,41 @@ def prove(reader: LogReader, seq: int) -> Proof:
         digest = leaf_hash(stored.data)
         verify_inclusion(digest, seq, checkpoint.size, made.hashes, checkpoint.root)
         return made
+    except ProtocolError as error:
+        raise StorageError(f"no proof can be made: {error}", code="log_altered") from error
+
+
+def extend(reader: LogReader, kept: bytes) -> AddCheckpoint:
+    """That this log's newest cosigned head, else its newest signed one, extends a checkpoint that
+    somebody kept. Raises: BadRequest (not of this log, or it does not extend it), StorageError."""
+    try:
+        old = Checkpoint.parse(split_note(kept)[0])
+    except ProtocolError as error:
+        raise BadRequest(f"checkpoint: {error.message}", param="since") from None
+    checkpoint, note = newest(reader, cosigned=False)
+    known = reader.checkpoint(cosigned=True)
+    if known is not None and known.size >= old.size:
+        checkpoint, note = newest(reader, cosigned=True)
+    if old.origin != checkpoint.origin:
+        raise BadRequest(
+            f"the checkpoint is of another log than {checkpoint.origin}: --epoch names a former "
+            "one",
+            param="since",
+        )
+    if old.size > checkpoint.size:
+        raise BadRequest(
+            f"the checkpoint has {old.size} leaves, this log's newest head {checkpoint.size}: this "
+            "home was put back to an earlier state, or the checkpoint is a forgery",
+            param="since",
+        )
+    try:
+        if root(old.size, reader.node) != old.root:
+            raise BadRequest(
+                f"the first {old.size} leaves of this log have another root than the checkpoint: "
+                "one of the two is a forgery",
+                param="since",
+            )
+        return make_extension(old.size, note, checkpoint.size, reader.node)
     except ProtocolError as error:
         raise StorageError(f"no proof can be made: {error}", code="log_altered") from error
 

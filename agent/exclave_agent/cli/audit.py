@@ -288,6 +288,33 @@ def prove(record: int, output: Path, home: Path | None) -> None:
 
 @command.command()
 @click.option(
+    "--since",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    required=True,
+    help="A checkpoint of this log that somebody kept.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True)
+@click.option("--epoch", type=click.IntRange(1), help="Of a former epoch of the log.")
+@home_option
+def extends(since: Path, output: Path, epoch: int | None, home: Path | None) -> None:
+    """Write a file that proves that this log only grew since a checkpoint was made.
+
+    It is what a witness is asked with (C2SP tlog-witness). Check it with `exclave-verify --extends
+    FILE --checkpoint SINCE --log-key VKEY --witness-key VKEY`.
+    """
+    from exclave_agent.audit.tiled import extend
+
+    if output.exists():
+        raise click.UsageError(f"{output} exists: name another file")
+    kept = since.read_bytes()[: 1 << 17]
+    made = read(load_settings(home).home, lambda log: extend(log, kept), epoch)
+    with output.open("xb") as file:
+        file.write(made.encode())
+    click.echo(f"{output}: from {made.old_size:,} leaves on, {len(made.proof)} hashes")
+
+
+@command.command()
+@click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="A new folder."
 )
 @click.option("--entries", is_flag=True, help="The records too, not their hashes alone.")

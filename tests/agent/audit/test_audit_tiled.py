@@ -12,12 +12,15 @@ from exclave_agent.audit.store import StoredCheckpoint
 from exclave_agent.audit.tiled import prove, write_tiles
 from exclave_agent.cli import audit
 from exclave_agent.errors import BadRequest, StorageError
-from exclave_protocol.checkpoint import Checkpoint, cosign
+from exclave_agent.storage.home import read_log
+from exclave_protocol.checkpoint import Checkpoint, cosign, sign_checkpoint
+from exclave_protocol.extends import read_extension, verify_extension
 from exclave_protocol.note import add_signature, split_note
 from exclave_protocol.proof import Proof, verify_proof
 from exclave_protocol.report import Verdict
 from exclave_protocol.tiles import TileTree, tiles_of
-from exclave_testing.audit import signing_key
+from exclave_protocol.tree import MemoryTree, leaf_hash
+from exclave_testing.audit import ORIGIN, signing_key
 from exclave_testing.decider import WITNESS
 from exclave_testing.homes import KEY, Home, execute, intent, state
 
@@ -183,3 +186,27 @@ async def test_without_a_head_there_is_nothing_to_prove_under(tmp_path: Path) ->
             await home.database.read(
                 lambda log: write_tiles(log, tmp_path / "log", cosigned=False, entries=False)
             )
+
+
+async def test_it_proves_that_it_only_grew(tmp_path: Path) -> None:
+    home, kept, file = tmp_path / "home", tmp_path / "kept", tmp_path / "extends"
+    await filled(home)
+    data = read_log(home, lambda reader: [leaf.data for leaf in reader.scan(0)])
+    tree = MemoryTree(map(leaf_hash, data))
+    kept.write_bytes(sign_checkpoint(Checkpoint(ORIGIN, 100, tree.root(100)), signing_key()))
+    assert "from 100 leaves on" in run(home, "extends", "--since", kept, "-o", file)
+    made = read_extension(file)
+    report = verify_extension(made, kept.read_bytes(), KEY, [WITNESS.verify_key])
+    assert report.verdict is Verdict.WITNESSED, report.to_text()
+    for size, root, origin in (
+        (100, bytes(32), ORIGIN),
+        (LEAVES + 1, bytes(32), ORIGIN),
+        (100, tree.root(100), "elsewhere"),
+    ):
+        kept.write_bytes(sign_checkpoint(Checkpoint(origin, size, root), signing_key(origin)))
+        with pytest.raises(BadRequest):
+            run(home, "extends", "--since", kept, "-o", tmp_path / "no")
+    kept.write_bytes(b"?")
+    with pytest.raises(BadRequest):
+        run(home, "extends", "--since", kept, "-o", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
