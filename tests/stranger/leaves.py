@@ -6,8 +6,27 @@ from stranger.notes import ORIGIN
 from stranger.wire import Refused, decimal, items, parse, record, text, time_ns, unb64url, unhex
 
 TYPES = frozenset(
-    "GENESIS EPOCH BOOT INTENT RESULT OVERRIDE APPROVAL POLICY_CHANGE MODEL_CHANGE HEARTBEAT GAP "
-    "RECOVERY KEY_ROTATE ERASURE DISCLOSURE EXPORT INCIDENT OPERATOR COSIGNED".split()
+    (
+        "GENESIS",
+        "EPOCH",
+        "BOOT",
+        "INTENT",
+        "RESULT",
+        "OVERRIDE",
+        "APPROVAL",
+        "POLICY_CHANGE",
+        "MODEL_CHANGE",
+        "HEARTBEAT",
+        "GAP",
+        "RECOVERY",
+        "KEY_ROTATE",
+        "ERASURE",
+        "DISCLOSURE",
+        "EXPORT",
+        "INCIDENT",
+        "OPERATOR",
+        "COSIGNED",
+    )
 )
 OWN = {"OPERATOR": "_operators", "COSIGNED": "_witness"}
 
