@@ -8,6 +8,7 @@ from stranger.wire import Refused
 END, ENTRY, LOCAL = b"PK\5\6", b"PK\1\2", b"PK\3\4"
 STORED, DEFLATED = 0, 8
 MOST = 1 << 30
+UNIX = 3
 
 
 def _inflate(data: bytes, method: int, size: int) -> bytes:
@@ -53,8 +54,10 @@ def _entry(data: bytes, at: int, place: int) -> tuple[str, bytes, int, int]:
     if data[at : at + 4] != ENTRY or len(data) < at + 46:
         raise Refused("not an entry")
     shared = struct.unpack("<5H3I2H", data[at + 6 : at + 32])
-    comment, disk, internal, _, start = struct.unpack("<3H2I", data[at + 32 : at + 46])
+    comment, disk, internal, attributes, start = struct.unpack("<3H2I", data[at + 32 : at + 46])
     _, flags, method, _, _, crc, packed, size, name_length, extra = shared
+    if data[at + 5] != UNIX or attributes != 0o100644 << 16:
+        raise Refused("an entry that is not a plain file of mode 0644")
     if comment or disk or internal or start != place or flags or extra:
         raise Refused("an entry with a comment, flags, extra fields, or a gap before its file")
     name = data[at + 46 : at + 46 + name_length]

@@ -128,23 +128,17 @@ def _missing(log: LogRead, manifest: Manifest, found: Findings) -> None:
         found.append(("INCOMPLETE", f"{entry.origin}: records are missing"))
     if entry.end > entry.size:
         found.append(("INCOMPLETE", f"{entry.origin}: leaves beyond the checkpoint"))
-    _cut(log, manifest)
+    _cut(log, manifest, found)
 
 
-def _cut(log: LogRead, manifest: Manifest) -> None:
-    """First and end are the range's answer, as far as the records here show it."""
-
-    def inside(leaf: Leaf) -> bool:
-        after = leaf.time >= manifest.start * SECOND
-        return after and (not manifest.stop or leaf.time < manifest.stop * SECOND)
-
-    entry = log.entry
-    for seq in (entry.first, entry.end - 1):
-        if entry.first < entry.end and seq in log.records and not inside(log.records[seq]):
-            raise Refused("a range whose end is not of the range")
-    for seq in (entry.first - 1, entry.end):
-        if seq in log.records and inside(log.records[seq]):
-            raise Refused("a range that was cut short")
+def _cut(log: LogRead, manifest: Manifest, found: Findings) -> None:
+    """The records before and behind the range are dated outside of it."""
+    for seq in (log.entry.first - 1, log.entry.end):
+        leaf = log.records.get(seq)
+        if leaf is None or leaf.time < manifest.start * SECOND:
+            continue
+        if not manifest.stop or leaf.time < manifest.stop * SECOND:
+            found.append(("INCOMPLETE", f"{log.entry.origin}: the range was cut short"))
 
 
 def _on_record(log: LogRead, files: dict[str, bytes], manifest: Manifest, found: Findings) -> None:
