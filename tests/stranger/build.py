@@ -93,7 +93,13 @@ class Book:
         """All leaf hashes."""
         return [tree.leaf_hash(leaf) for leaf in self.leaves]
 
-    def append(self, kind: str, body: dict[str, object], after: int | None = None) -> None:
+    def append(
+        self,
+        kind: str,
+        body: dict[str, object],
+        after: int | None = None,
+        sd: Sequence[str] = (),
+    ) -> None:
         """One record more, so many seconds after the log's beginning."""
         seq = len(self.leaves)
         seconds = NOW + (60 * seq if after is None else after)
@@ -108,7 +114,7 @@ class Book:
             "type": kind,
             "v": 1,
         }
-        self.leaves.append(canonical(fields))
+        self.leaves.append(canonical(fields | ({"sd": sorted(sd)} if sd else {})))
 
     def certificate(self, number: int = 1) -> bytes:
         """The log's key's word for the term's key."""

@@ -22,7 +22,17 @@ COLUMNS = (
     "data_class",
 )
 EVENTS = frozenset(
-    ("OVERRIDE", "APPROVAL", "GAP", "RECOVERY", "INCIDENT", "ERASURE", "DISCLOSURE", "EPOCH")
+    (
+        "OVERRIDE",
+        "APPROVAL",
+        "GAP",
+        "RECOVERY",
+        "INCIDENT",
+        "ERASURE",
+        "DISCLOSURE",
+        "EPOCH",
+        "KEY_ROTATE",
+    )
 )
 MOST_NAMES, MOST_EVENTS, WIDTH = 500, 1_000, 120
 
@@ -66,29 +76,35 @@ def index(logs: Sequence[LogRead]) -> bytes:
     return "".join(",".join(cell(value) for value in line) + "\r\n" for line in rows).encode()
 
 
-def _group(
-    leaves: Sequence[Leaf], field: str, names: tuple[str, ...], kinds: frozenset[str]
-) -> list[dict[str, str]]:
-    groups: dict[tuple[str, ...], list[int]] = {}
+def _group(leaves: Sequence[Leaf], field: str, named: bool) -> list[dict[str, str]]:
+    """Where each model, policy or release stands."""
+    groups: dict[tuple[str, str], list[int]] = {}
     for leaf in leaves:
-        key = tuple(_inner(leaf.body, field, name) for name in names)
-        if leaf.kind in kinds and all(isinstance(part, str) for part in key):
-            groups.setdefault(tuple(str(part) for part in key), []).append(leaf.seq)
+        digest, name = _inner(leaf.body, field, "digest"), _inner(leaf.body, field, "name")
+        if isinstance(name if named else digest, str):
+            key = (str(name) if named else "", digest if isinstance(digest, str) else "")
+            groups.setdefault(key, []).append(leaf.seq)
     return [
-        dict(zip(names, key, strict=True))
-        | {"first": str(seqs[0]), "last": str(seqs[-1]), "records": str(len(seqs))}
+        ({"name": key[0]} if named else {})
+        | {"digest": key[1], "first": str(seqs[0]), "last": str(seqs[-1])}
+        | {"records": str(len(seqs))}
         for key, seqs in sorted(groups.items())
     ][:MOST_NAMES]
 
 
 def detail(leaf: Leaf) -> str:
     """What a record says of itself, on one line."""
+    shown = {True: "yes", False: "no"}
+
+    def word(value: object) -> object:
+        return shown[value] if isinstance(value, bool) else "(none)" if value == "" else value
+
     parts = [
-        f"{name} {value}"
+        f"{name} {word(value)}"
         for name, value in sorted(leaf.body.items())
-        if isinstance(value, str | int) and not isinstance(value, bool)
+        if isinstance(value, str | int)
     ]
-    return ", ".join(parts)
+    return ", ".join(parts)[:WIDTH]
 
 
 def _events(leaves: Sequence[Leaf]) -> dict[str, object]:
@@ -107,15 +123,16 @@ def _events(leaves: Sequence[Leaf]) -> dict[str, object]:
 
 def listings(logs: Sequence[LogRead]) -> bytes:
     """The bytes of listings.json."""
-    decisions = frozenset(("INTENT", "RESULT"))
-    out = [
-        _events(log.in_range)
-        | {
-            "models": _group(log.in_range, "model", ("name", "digest"), frozenset(("RESULT",))),
-            "origin": log.entry.origin,
-            "policies": _group(log.in_range, "policy", ("digest",), decisions),
-            "releases": _group(log.in_range, "release", ("digest",), decisions),
-        }
-        for log in logs
-    ]
+    out = []
+    for log in logs:
+        results = [leaf for leaf in log.in_range if leaf.kind == "RESULT"]
+        out.append(
+            _events(log.in_range)
+            | {
+                "models": _group(results, "model", True),
+                "origin": log.entry.origin,
+                "policies": _group(log.in_range, "policy", False),
+                "releases": _group(log.in_range, "release", False),
+            }
+        )
     return canonical({"logs": out, "schema": "exclave.listings/v1"})

@@ -166,6 +166,12 @@ def check_files(files: dict[str, bytes], manifest: Manifest) -> None:
         raise Refused("VERIFY.md is not this version's")
 
 
+def check_registrations(files: dict[str, bytes], manifest: Manifest) -> None:
+    """What is on file of an agent is canonical JSON, whatever it says."""
+    for agent in {log.agent for log in manifest.logs if not log.operators}:
+        parse(files[f"logs/{agent}/registration.json"])
+
+
 def _inside(name: str, log: LogEntry) -> bool:
     return name.startswith(f"{log.path}/")
 

@@ -81,7 +81,9 @@ def parse_proof(data: bytes) -> RecordProof:
 
 
 def verify_proof(data: bytes, log: Vkey, witnesses: Sequence[Vkey]) -> bool:
-    """Whether every witness whose key was brought vouches for it; refused if it does not hold."""
+    """Whether all whose keys were brought vouch for it; refused if it does not hold."""
+    if parse_checkpoint(data.partition(b"\n\n")[2]).origin != log.name:
+        return False
     proof = parse_proof(data)
     signed(proof.checkpoint, log)
     times = [cosigned(proof.checkpoint, witness) for witness in witnesses]

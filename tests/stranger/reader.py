@@ -5,7 +5,7 @@ only its digest is held. Zips with 64-bit sizes are refused.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from stranger.archive import read_zip
 from stranger.listings import index, listings
@@ -14,6 +14,7 @@ from stranger.manifest import (
     Manifest,
     check_files,
     check_keys,
+    check_registrations,
     check_statement,
     check_sums,
     parse_manifest,
@@ -70,8 +71,8 @@ def _further(
     sizes = {log.entry.origin: log.entry.size for log in logs}
     for point in points:
         moment = cosigned(point, manifest.witness)
-        before = moment is not None and moment * 10**9 < manifest.created
-        if before and point.size > sizes.get(point.origin, -1):
+        before = moment is not None and moment * 10**9 <= manifest.created
+        if point.origin not in sizes or (before and point.size > sizes[point.origin]):
             found.append(("INCOMPLETE", f"{point.origin}: the bundle does not reach so far"))
 
 
@@ -81,13 +82,13 @@ def _verify(data: bytes, brought: Brought, report: Report) -> None:
     manifest = parse_manifest(files.get("manifest.json", b""))
     check_files(files, manifest)
     check_keys(files, manifest, brought.log_keys)
-    if brought.witness not in (None, manifest.witness):
-        raise Refused("not the witness that was pinned")
+    manifest = replace(manifest, witness=brought.witness or manifest.witness)
     check_statement(files, manifest)
     points = [parse_checkpoint(note) for note in brought.checkpoints]
     for entry in manifest.logs:
         report.logs.append(read_log(entry, files, manifest, points, report.found))
     check_epochs(report.logs, manifest, report.found)
+    check_registrations(files, manifest)
     check_agents(manifest, report.found)
     _made(files, report.logs, manifest)
     _further(points, report.logs, manifest, report.found)

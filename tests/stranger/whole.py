@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from stranger.leaves import Leaf
 from stranger.logs import SECOND, Findings, LogRead
 from stranger.manifest import Manifest
-from stranger.wire import Refused, canonical, decimal, record, text
+from stranger.wire import Refused, canonical, decimal, text
 
 LISTED = 1_000
 
@@ -27,10 +27,12 @@ def check_epochs(logs: Sequence[LogRead], manifest: Manifest, found: Findings) -
 def _link(leaf: Leaf, origin: str, before: LogRead | None, found: Findings) -> None:
     if leaf.kind != "EPOCH":
         raise Refused("an epoch that nobody opened")
-    previous = record(leaf.body.get("previous"), "checkpoint", "origin", "root", "size")
-    size = decimal(previous["size"])
-    root = text(previous["root"], r"[0-9a-f]{64}")
-    if previous["origin"] != origin:
+    previous = leaf.body.get("previous")
+    if not isinstance(previous, dict):
+        raise Refused("an EPOCH that links nothing")
+    size = decimal(previous.get("size"))
+    root = text(previous.get("root"), r"[0-9a-f]{64}")
+    if previous.get("origin") != origin:
         raise Refused("an epoch that continues another log")
     if before is None:
         return
@@ -52,6 +54,14 @@ def _ranges(seqs: Sequence[int]) -> list[list[str]]:
     return [[str(first), str(last)] for first, last in out]
 
 
+def _every(beat: Leaf) -> int:
+    """How far away the next HEARTBEAT is; 0 where it does not say."""
+    try:
+        return decimal(beat.body.get("every"))
+    except Refused:
+        return 0
+
+
 def _silences(log: LogRead) -> list[list[str]]:
     out, every = [], 0
     for seq in sorted(log.records):
@@ -61,7 +71,7 @@ def _silences(log: LogRead) -> list[list[str]]:
             if gap > 2 * every * SECOND:
                 out.append([str(seq), str(gap // SECOND)])
         if leaf.kind == "HEARTBEAT":
-            every = decimal(leaf.body.get("every"))
+            every = _every(leaf)
     return out
 
 
@@ -79,7 +89,7 @@ def counted(log: LogRead, manifest: Manifest) -> dict[str, object]:
         "dangling_count": str(len(dangling)),
         "dangling_intents": dangling[:LISTED],
         "end": str(entry.end),
-        "every": str(decimal(beats[-1].body.get("every"))) if beats else "0",
+        "every": str(_every(beats[-1])) if beats else "0",
         "first": str(entry.first),
         "heartbeats": str(len(beats)),
         "missing": shown[:LISTED],
