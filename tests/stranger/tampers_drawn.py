@@ -4,6 +4,7 @@ from stranger import tree
 from stranger.build import NOW, WITNESS_KEY, Book, Draft, Key, cosign, link
 from stranger.notes import LOG, WITNESS
 from stranger.tampers import drawn
+from stranger.wire import canonical, parse
 
 ALL = 10
 
@@ -105,6 +106,20 @@ def two_trees_beyond_the_checkpoint_were_seen(draft: Draft) -> None:
 def a_larger_head_was_seen(draft: Draft) -> None:
     book = draft.book("edge-1")
     book.seen = [book.signed(99, bytes(32))]
+
+
+@drawn("DIVERGED")
+def another_tree_of_no_leaves_was_seen(draft: Draft) -> None:
+    draft.book("edge-1").seen = [draft.book("edge-1").signed(0, bytes(32))]
+
+
+@drawn("INVALID")
+def a_broken_chain_beyond_the_checkpoint(draft: Draft) -> None:
+    book = draft.book("edge-1")
+    book.size = 8
+    value = parse(book.leaves[8])
+    assert isinstance(value, dict)
+    book.leaves[9] = canonical(value | {"seq": "9", "prev": "0" * 64})
 
 
 @drawn("INVALID")

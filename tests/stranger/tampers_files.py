@@ -232,6 +232,21 @@ def a_statement_with_another_key_id(files: Files) -> None:
     files["manifest.dsse.json"] = re.sub(rb'"keyid":"[0-9a-f]{4}', b'"keyid":"0000', data)
 
 
+@sealed("WITNESSED")
+def a_statement_in_another_spelling_with_a_second_signature(files: Files) -> None:
+    value = parse(files["manifest.dsse.json"])
+    assert isinstance(value, dict)
+    value["signatures"] = [{"sig": "AAAA"}, *value["signatures"]]
+    files["manifest.dsse.json"] = canonical(value) + b"\n"
+
+
+@sealed("INVALID")
+def a_statement_without_signatures(files: Files) -> None:
+    value = parse(files["manifest.dsse.json"])
+    assert isinstance(value, dict)
+    files["manifest.dsse.json"] = canonical(value | {"signatures": []})
+
+
 @sealed("INVALID")
 def no_statement(files: Files) -> None:
     del files["manifest.dsse.json"]

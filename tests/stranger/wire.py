@@ -71,8 +71,8 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return out
 
 
-def parse(data: bytes) -> object:
-    """Decode, encode again, compare."""
+def loose(data: bytes) -> object:
+    """JSON in any spelling, within the same limits."""
     try:
         value: object = json.loads(
             data.decode(),
@@ -82,6 +82,13 @@ def parse(data: bytes) -> object:
         )
     except (ValueError, RecursionError) as error:
         raise Refused(f"not JSON: {error}") from None
+    canonical(value)
+    return value
+
+
+def parse(data: bytes) -> object:
+    """Decode, encode again, compare."""
+    value = loose(data)
     if canonical(value) != data:
         raise Refused("not canonical")
     return value
