@@ -38,6 +38,8 @@ _VERSIONS = (20, 45)
 _ATTRIBUTES = (0o100644 << 16, 0o600 << 16)
 """A plain file, as our writer says it and as Python's zipfile does."""
 _UNIX = 3
+_DATE = (1980, 1, 1, 0, 0, 0)
+"""The earliest that a zip can state, which says nothing."""
 
 
 class Member(zipfile.ZipInfo):
@@ -115,6 +117,7 @@ class Archive:
             or info.reserved
             or info.flag_bits & ~(_ENCRYPTED | _STREAMED)
             or info.volume
+            or info.date_time != _DATE
             or info.internal_attr
             or info.external_attr not in _ATTRIBUTES
             or info.comment

@@ -289,7 +289,9 @@ class _Verification:
             notes.append("the operators' log is not part of this bundle")
         origins = {log.origin for log in manifest.logs}
         for foreign in self.trust.checkpoints:
-            if _origin(foreign.note) not in origins:
+            if not (origin := _origin(foreign.note)):
+                found.add(Verdict.INVALID, f"{foreign.source}: not a checkpoint")
+            elif origin not in origins:
                 found.add(Verdict.INCOMPLETE, f"{foreign.source}: its log is not in the bundle")
         self._add(
             "the bundle is whole, and completeness.json says what the records show",

@@ -62,7 +62,7 @@ def _inner(value: JsonValue, name: str) -> JsonValue:
 
 
 def _cell(value: JsonValue) -> str:
-    if not isinstance(value, str | int):
+    if not isinstance(value, str | int) or isinstance(value, bool):
         return ""
     text = "".join(c if c.isprintable() else " " for c in str(value)[:MAX_CELL])
     if text.startswith(_FORMULA):

@@ -44,6 +44,8 @@ def read_records(archive: Archive, log: LogEntry) -> Iterator[Record]:
                 raise EvidenceError(f"{name}: more than {SEGMENT_RECORDS} records")
             yield Record(following, line, name)
             following += 1
+        if following == first:
+            raise EvidenceError(f"{name}: no records, so that its name alone says something")
 
 
 class Walk:

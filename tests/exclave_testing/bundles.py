@@ -279,7 +279,7 @@ def rezip(files: Mapping[str, bytes], path: Path, *, resum: bool = True) -> Path
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as bundle:
         for name, data in content.items():
-            bundle.writestr(name, data)
+            bundle.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
     path.write_bytes(buffer.getvalue())
     return path
 

@@ -27,7 +27,7 @@ def zipped(*files: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> io.
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as out:
         for name, data in files:
-            out.writestr(name, data)
+            out.writestr(zipfile.ZipInfo(name), data, method)
     return buffer
 
 

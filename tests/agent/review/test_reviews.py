@@ -165,6 +165,23 @@ async def test_two_at_once_are_two(two: Office) -> None:
     await two.judged()
 
 
+async def test_an_act_that_was_cut_off_stands_all_the_same(one: Office) -> None:
+    """Killed after the record, before the list of what waits was shorter."""
+    decision = await one.ask()
+    referral = await one.home.storage.referrals.of(decision)
+    assert referral is not None
+    await one.act("anne", decision)
+    await one.home.storage.referrals.add(referral)
+    assert (await one.answer(decision))[1]["stands"] == "released"
+    code, told, _ = await one.call("ben", "GET", f"/v1/reviews/{decision}")
+    assert (code, told["error"]["code"]) == (409, "review_closed")
+    assert await one.home.storage.referrals.count() == 0
+    await one.home.storage.referrals.add(replace(referral, expires_ns=1))
+    await one.desk.expire()  # nor does time undo it
+    assert (await one.answer(decision))[1]["stands"] == "released"
+    await one.judged()
+
+
 async def test_who_is_no_reviewer_sees_nothing(one: Office) -> None:
     decision = await one.ask()
     assert (await one.call("stranger", "GET", "/v1/reviews"))[1] == {"reviews": []}

@@ -1,0 +1,1 @@
+"""A second reader of the audit formats, written from docs/audit-format.md alone."""
