@@ -114,7 +114,7 @@ async def test_while_a_coordinator_serves_and_writes(tmp_path: Path) -> None:
     bundle.write_bytes(b"".join(chunks))
     # Its signed root, its chain and its numbers: a fork or a gap would not verify.
     steps = {s.number: s.verdict.name for s in verify_bundle(bundle).steps if s.number[0] == "6"}
-    assert steps == dict.fromkeys(("6.1", "6.2", "6.3", "6.4", "6.5", "6.6", "6.7"), "WITNESSED")
+    assert len(steps) == 8 and set(steps.values()) == {"WITNESSED"}, steps
     actions = [body.get("action") for body in record(centre.home)]
     assert (actions.count("IssueOperatorLocally"), actions.count("CreateTenant")) == (4, 24)
 
