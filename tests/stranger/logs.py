@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from stranger.acts import faults
 from stranger.leaves import Leaf, parse_leaf
 from stranger.manifest import RECORDS, SEEN, LogEntry, Manifest
 from stranger.notes import LOG, Checkpoint, Vkey, cosigned, parse_checkpoint, signed
@@ -183,4 +184,7 @@ def read_log(
     agree([*seen, *(point for point in brought if point.origin == entry.origin)], log, found)
     _missing(log, manifest, found)
     _on_record(log, files, manifest, found)
+    hashes, records = log.hashes, [log.records[seq] for seq in sorted(log.records)]
+    for fault in faults(records, lambda seq: hashes[seq] if seq < len(hashes) else None):
+        found.append(("INVALID", f"{entry.origin}: {fault}"))
     return log

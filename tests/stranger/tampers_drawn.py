@@ -239,13 +239,34 @@ def a_genesis_of_another_key(draft: Draft) -> None:
     book.append("GENESIS", {"agent": spiffe, "audit_vkey": WITNESS_KEY.vkey.line})
 
 
+NOBODY: dict[str, object] = {
+    "act": "expire",
+    "answer": None,
+    "beside": [],
+    "counts": [],
+    "decision": "d" * 32,
+    "envelope": None,
+    "registered": None,
+    "requires": [],
+    "reviewer": None,
+    "stands": "refused",
+}
+
+
+@drawn("INVALID")
+def time_that_releases_what_waits(draft: Draft) -> None:
+    draft.book("edge-1").append("APPROVAL", NOBODY | {"stands": "released"})
+
+
+@drawn("INVALID")
+def an_approval_that_nobody_signed(draft: Draft) -> None:
+    draft.book("edge-1").append("APPROVAL", NOBODY | {"act": "approve", "stands": "waiting"})
+
+
 @drawn("WITNESSED")
 def records_of_every_kind_that_is_listed(draft: Draft) -> None:
     book = draft.book("edge-1")
-    nobody = {"act": "expire", "decision": "d" * 32, "stands": "refused", "answer": None}
-    empty = {"beside": [], "counts": [], "requires": []}
-    absent = {"envelope": None, "registered": None, "reviewer": None}
-    book.append("APPROVAL", nobody | empty | absent)
+    book.append("APPROVAL", dict(NOBODY))
     for kind in ("OVERRIDE", "GAP", "RECOVERY", "INCIDENT", "ERASURE", "KEY_ROTATE"):
         body: dict[str, object] = {"zebra": "x" * 130, "code": "a\nb", "list": ["q"], "none": None}
         book.append(
