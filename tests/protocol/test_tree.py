@@ -215,3 +215,16 @@ def test_roots_and_nodes_beyond_the_tree_are_refused() -> None:
         root(-1, tree_of(1).node)
     with pytest.raises(ProofError):
         tree_of(3).node(1, 1)
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 257, 511, 512, 513, 769, 1025])
+@pytest.mark.parametrize("before", [0, 1, 255, 256, 300])
+def test_many_at_once_make_the_same_tree_as_one_by_one(size: int, before: int) -> None:
+    hashes = [leaf_hash(b"%d" % number) for number in range(size)]
+    single, many = Frontier(), Frontier()
+    for value in hashes:
+        single.append(value)
+    many.extend(hashes[:before])
+    many.extend(iter(hashes[before:]))
+    assert (many.size, many.peaks, many.root()) == (single.size, single.peaks, single.root())
+    assert many.root() == MemoryTree(hashes).root()
