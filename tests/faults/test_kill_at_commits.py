@@ -22,7 +22,7 @@ from exclave_testing.decider import PLACES
 from exclave_testing.promised import kept
 
 TESTS = Path(__file__).parents[1]
-RUNS = int(os.environ.get("EXCLAVE_KILL_RUNS", "120"))
+RUNS = int(os.environ.get("EXCLAVE_KILL_RUNS", "500"))
 SEED = int(os.environ.get("EXCLAVE_KILL_SEED", "20261126"))
 RUNS_OF_A_HOME = 4
 """Each goes on where the one before was killed."""
