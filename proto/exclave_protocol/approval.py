@@ -210,6 +210,17 @@ class Requirement:
         return cls(name, _string(fields["version"], "requires: version"), count, separate)
 
 
+def read_requires(value: JsonValue) -> tuple[Requirement, ...]:
+    """What a decision waits for, as RESULTs and acts say it; no document twice.
+
+    Raises: EvidenceError.
+    """
+    found = tuple(Requirement.from_json(each) for each in _list(value, "requires"))
+    if len({each.approval for each in found}) != len(found):
+        raise EvidenceError("requires: a document stands twice")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Review:
     """The body of an APPROVAL, or of an OVERRIDE that corrects."""
@@ -253,6 +264,9 @@ class Review:
         registered, envelope = body.get("registered"), body.get("envelope")
         if (envelope is None) is not (act is Act.EXPIRE):
             raise EvidenceError("envelope: must be there, unless nobody acted")
+        theirs = (answer, registered, body.get("reviewer"), body.get("counts"), body.get("beside"))
+        if envelope is None and theirs != (None, None, None, [], []):
+            raise EvidenceError("nobody acted, and yet it says who")
         try:
             stands = Stands(_string(body.get("stands"), "stands"))
         except ValueError:
@@ -268,7 +282,7 @@ class Review:
             act,
             None if answer is None else _text(answer, _DIGEST, "answer"),
             stands,
-            tuple(Requirement.from_json(e) for e in _list(body.get("requires"), "requires")),
+            read_requires(body.get("requires")),
             None if registered is None else Place.from_json(registered, "registered"),
             tuple(counts),
             tuple(Place.from_json(e, "beside") for e in _list(body.get("beside"), "beside")),

@@ -10,14 +10,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from . import layout
 from .approval import (
     Act,
     Place,
+    Requirement,
     Review,
     Stands,
     Statement,
     is_review,
     open_statement,
+    read_requires,
     reviewer_key,
     satisfied,
 )
@@ -28,6 +31,9 @@ from .report import Findings, Verdict
 
 MAX_CLAIMS: Final = 50_000
 """Leaf hashes that are remembered until they are held against the tree."""
+
+
+Counts = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +48,34 @@ class _Reviewer:
 
 @dataclass(frozen=True, slots=True)
 class _Vote:
-    reviewer: str
-    answer: str
-    counts: tuple[tuple[str, str], ...]
+    """Who stands for an answer."""
+
+    name: str
+    public: bytes
+    key: str | None
+    """Id of the API key; None: the registration is not here."""
+    answer: str | None
+    counts: Counts
     corrects: bool
+
+    def same(self, other: _Vote) -> bool:
+        """Whether both are one person, as far as the record can tell."""
+        keys = self.key is not None and self.key == other.key
+        return keys or self.name == other.name or self.public == other.public
 
 
 @dataclass(slots=True)
 class _Case:
-    """A decision that waits."""
+    """A decision that waits; of one whose RESULT is not here, what its acts tell."""
 
-    intent: int | None
+    here: bool
+    """Whether its RESULT is."""
     result: int
-    asker: str | None
-    sd: frozenset[str]
-    names: frozenset[str]
+    intent: int | None = None
+    asker: str | None = None
+    sd: frozenset[str] = frozenset()
+    requires: tuple[Requirement, ...] | None = None
+    over: bool = False
     votes: dict[int, _Vote] = field(default_factory=dict)
 
 
@@ -71,7 +90,8 @@ class Reviews:
         self.claims: dict[int, bytes] = {}
         """Seq -> leaf hash that an act names."""
         self._reviewers: dict[int, _Reviewer] = {}
-        self._removed: set[str] = set()
+        self._removed: dict[str, int] = {}
+        """Vkey -> seq of the record that ended it last."""
         self._askers: dict[str, tuple[int, str | None]] = {}
         self._cases: dict[str, _Case] = {}
         self._since = 0
@@ -85,18 +105,18 @@ class Reviews:
         self._next = leaf.seq + 1
         body = leaf.body
         decision = body.get("decision")
-        if is_review(leaf.type, body):
-            self.acts += 1
-            try:
+        try:
+            if is_review(leaf.type, body):
+                self.acts += 1
                 self._judge(leaf)
-            except EvidenceError as error:
-                self.found.add(Verdict.INVALID, f"{leaf.log} seq {leaf.seq}: {error}")
-        elif leaf.type is LeafType.OVERRIDE and body.get("what") == "reviewer":
-            self._register(leaf)
-        elif leaf.type is LeafType.INTENT and isinstance(decision, str):
-            self._askers[decision] = (leaf.seq, _asker(body.get("actor")))
-        elif leaf.type is LeafType.RESULT and isinstance(decision, str):
-            self._wait(leaf, decision)
+            elif leaf.type is LeafType.OVERRIDE and body.get("what") == "reviewer":
+                self._register(leaf)
+            elif leaf.type is LeafType.INTENT and isinstance(decision, str):
+                self._askers[decision] = (leaf.seq, _asker(body.get("actor")))
+            elif leaf.type is LeafType.RESULT and isinstance(decision, str):
+                self._wait(leaf, decision)
+        except EvidenceError as error:
+            self.found.add(Verdict.INVALID, f"{leaf.log} seq {leaf.seq}: {error}")
 
     def hold(self, hashes: Iterable[bytes]) -> None:
         """Hold what acts name against the tree, and forget it."""
@@ -113,29 +133,36 @@ class Reviews:
         body, roles = leaf.body, leaf.body.get("roles")
         vkey = str(body.get("vkey"))
         if body.get("stands") is not True:
-            self._removed.add(vkey)
+            self._removed[vkey] = leaf.seq
             return
-        self._removed.discard(vkey)
         named = frozenset(map(str, roles)) if isinstance(roles, list) else frozenset()
         self._reviewers[leaf.seq] = _Reviewer(vkey, str(body.get("key")), named)
 
     def _wait(self, leaf: Leaf, decision: str) -> None:
-        intent, asker = self._askers.pop(decision, (None, None))
-        names = leaf.body.get("approvals")
+        """Raises: EvidenceError (it waits, and does not say properly for what)."""
+        seq, asker = self._askers.pop(decision, (None, None))
+        names = leaf.body.get("approvals") or []
         if not names and leaf.body.get("degraded") != "person":
             return
-        held = frozenset(map(str, names)) if isinstance(names, list) else frozenset()
-        self._cases[decision] = _Case(intent, leaf.seq, asker, frozenset(leaf.sd), held)
+        intent = layout.integer(leaf.body.get("intent"), "intent")
+        if intent >= self._since and seq != intent:
+            raise EvidenceError("its INTENT is not that of the decision")
+        stated = leaf.body.get("requires", [])
+        requires = read_requires(stated)
+        if [each.approval for each in requires] != names:
+            raise EvidenceError("approvals and requires do not go together")
+        found = asker if seq == intent else None
+        self._cases[decision] = _Case(True, leaf.seq, intent, found, frozenset(leaf.sd), requires)
 
     # --- one act ---------------------------------------------------------------------------------
 
     def _judge(self, leaf: Leaf) -> None:
         """Raises: EvidenceError."""
         review = Review.of(leaf.body)
+        if leaf.type is LeafType.APPROVAL and "what" in leaf.body:
+            raise EvidenceError("an APPROVAL that says what an OVERRIDE does")
         if review.envelope is None:
-            if review.stands is not Stands.REFUSED or leaf.type is not LeafType.APPROVAL:
-                raise EvidenceError("what nobody acted on in time is refused")
-            self._cases.pop(review.decision, None)
+            self._expire(leaf, review)
             return
         statement = open_statement(review.envelope)
         self._agree(leaf, review, statement)
@@ -144,16 +171,53 @@ class Reviews:
             self._claim(place, leaf.seq)
         reviewer = self._reviewers.get(review.registered.seq)
         known = self._known(review.registered, reviewer is not None, "no reviewer is registered")
-        case = self._cases.get(review.decision)
-        known &= self._known(statement.result, case is not None, "the decision does not wait")
-        if reviewer is not None:
-            _may(review, statement, reviewer, self._removed)
-        if case is not None:
-            _fits(review, statement, reviewer, case)
-        known &= self._stands(leaf, review, statement, case)
+        self._may(review, statement, reviewer)
+        case = self._case(review, statement)
+        known &= case.here
+        _fits(review, statement, reviewer, case)
+        key = reviewer_key(statement.reviewer)
+        vote = _Vote(
+            key.name,
+            key.public,
+            None if reviewer is None else reviewer.key,
+            review.answer,
+            review.counts,
+            review.act is Act.CORRECT,
+        )
+        known &= self._stands(review, vote, case)
         self.beyond += not known
-        if review.stands is not Stands.WAITING:
-            self._cases.pop(review.decision, None)
+        case.votes[leaf.seq] = vote
+        self._settle(review, case)
+
+    def _expire(self, leaf: Leaf, review: Review) -> None:
+        """Raises: EvidenceError."""
+        if review.stands is not Stands.REFUSED or leaf.type is not LeafType.APPROVAL:
+            raise EvidenceError("what nobody acted on in time is refused")
+        case = self._cases.get(review.decision)
+        if case is None:
+            if not self._since:
+                raise EvidenceError("the decision does not wait")
+            case = self._cases[review.decision] = _Case(False, -1)
+            self.beyond += 1
+        _agrees(review, case)
+        self._settle(review, case)
+
+    def _settle(self, review: Review, case: _Case) -> None:
+        if review.stands is Stands.WAITING:
+            return
+        if case.here:
+            del self._cases[review.decision]
+        else:  # where nothing else tells that it is over
+            case.over, case.votes = True, {}
+
+    def _case(self, review: Review, statement: Statement) -> _Case:
+        """The decision; one whose RESULT is not here becomes known by its first act."""
+        case = self._cases.get(review.decision)
+        if case is None:
+            self._known(statement.result, False, "the decision does not wait")
+            case = _Case(False, statement.result.seq, statement.intent.seq)
+            self._cases[review.decision] = case
+        return case
 
     def _agree(self, leaf: Leaf, review: Review, statement: Statement) -> None:
         """What was signed against what the leaf says."""
@@ -185,32 +249,37 @@ class Reviews:
             raise EvidenceError(f"{otherwise} by record {place.seq}")
         return here
 
-    def _stands(self, leaf: Leaf, review: Review, statement: Statement, case: _Case | None) -> bool:
+    def _may(self, review: Review, statement: Statement, reviewer: _Reviewer | None) -> None:
+        """Whether the key was a reviewer's then, and has the roles. Raises: EvidenceError."""
+        assert review.registered is not None, "checked"
+        if review.registered.seq < self._removed.get(statement.reviewer, -1):
+            raise EvidenceError("signed by a key that is not a registered reviewer's any more")
+        if reviewer is None:
+            return
+        if reviewer.vkey != statement.reviewer:
+            raise EvidenceError("signed by a key that is not a registered reviewer's")
+        if any(role not in reviewer.roles for _, role in review.counts):
+            raise EvidenceError("the reviewer has no such role")
+
+    def _stands(self, review: Review, own: _Vote, case: _Case) -> bool:
         """How the decision stands by it; whether all that counts for that is here."""
-        votes = {statement.reviewer: review.counts}
-        good, known = set() if case is None else set(case.sd), case is not None
+        votes, good, known = [own], set(case.sd), case.here
         for place in review.beside:
-            vote = None if case is None else case.votes.get(place.seq)
+            vote = case.votes.get(place.seq)
             known &= self._known(place, vote is not None, "no act stands for that answer")
             if vote is None:
                 continue
-            if vote.answer != review.answer or vote.reviewer in votes:
+            if vote.answer != review.answer or any(map(vote.same, votes)):
                 raise EvidenceError(f"record {place.seq} counts for another answer, or twice")
-            votes[vote.reviewer] = vote.counts
-            good |= {vote.answer} if vote.corrects else set()
+            votes.append(vote)
+            good |= {vote.answer} if vote.corrects and vote.answer else set()
         if known and review.act is Act.APPROVE and review.answer not in good:
             raise EvidenceError("the answer is not that of the decision, nor a corrected one")
-        self._weigh(review, votes, known=known)
-        if case is not None and review.answer is not None:
-            case.votes[leaf.seq] = _Vote(
-                statement.reviewer, review.answer, review.counts, review.act is Act.CORRECT
-            )
+        self._weigh(review, {each.name: each.counts for each in votes}, known=known)
         return known
 
     @staticmethod
-    def _weigh(
-        review: Review, votes: dict[str, tuple[tuple[str, str], ...]], *, known: bool
-    ) -> None:
+    def _weigh(review: Review, votes: dict[str, Counts], *, known: bool) -> None:
         if review.act is Act.REFUSE:
             if review.stands is not Stands.REFUSED:
                 raise EvidenceError("a refusal refuses")
@@ -225,22 +294,24 @@ def _asker(actor: JsonValue) -> str | None:
     return key if isinstance(key, str) else None
 
 
-def _may(review: Review, statement: Statement, reviewer: _Reviewer, removed: set[str]) -> None:
-    """Whether the reviewer's key is one, and has the roles. Raises: EvidenceError."""
-    if reviewer.vkey != statement.reviewer or reviewer.vkey in removed:
-        raise EvidenceError("signed by a key that is not a registered reviewer's")
-    if any(role not in reviewer.roles for _, role in review.counts):
-        raise EvidenceError("the reviewer has no such role")
+def _agrees(review: Review, case: _Case) -> None:
+    """That it is not over, and waits for what its RESULT says; where that is not here, for what its
+    first act said. Raises: EvidenceError."""
+    if case.over:
+        raise EvidenceError("the decision does not wait any more")
+    if case.requires is None:
+        case.requires = review.requires
+    elif review.requires != case.requires:
+        raise EvidenceError("it requires something else than the decision waits for")
 
 
 def _fits(review: Review, statement: Statement, reviewer: _Reviewer | None, case: _Case) -> None:
     """The act against the decision that waits. Raises: EvidenceError."""
-    if statement.result.seq != case.result or case.intent not in (None, statement.intent.seq):
+    _agrees(review, case)
+    if (statement.result.seq, statement.intent.seq) != (case.result, case.intent):
         raise EvidenceError("it is about other records than those of the decision")
-    asked = {each.approval for each in review.requires}
-    if asked != case.names:
-        raise EvidenceError("it requires other approvals than the decision waits for")
-    if any(name not in (asked or {""}) for name, _ in review.counts):
+    asked = {each.approval for each in review.requires} or {""}
+    if any(name not in asked for name, _ in review.counts):
         raise EvidenceError("it counts for an approval that nobody asked for")
     if reviewer is None or reviewer.key != case.asker or review.act is Act.REFUSE:
         return

@@ -46,7 +46,8 @@ def _lines(
     yield f"rule {_inner(asked.get('policy'), 'rule')}, data {_word(asked.get('data_class'))}"
     for each in requires:
         apart = ", not who asked" if each.separate else ""
-        yield f"waits for {each.approval} {each.version}: {each.count} different people{apart}"
+        named = f"{_plain(each.approval)} {_plain(each.version)}"
+        yield f"waits for {named}: {each.count} different people{apart}"
     guards = ended.get("guards")
     failed = guards.get("failed") if isinstance(guards, dict) else None
     for found in failed if isinstance(failed, list) else ():

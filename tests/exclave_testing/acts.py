@@ -19,9 +19,9 @@ ONE = (Requirement("four-eyes", "1", 1, True),)
 ASKER = "aaaaaaaa"
 
 
-def vkey(name: str) -> str:
+def vkey(name: str, seed: str = "") -> str:
     """A reviewer's public key."""
-    return SigningKey(name, private_key(f"reviewer {name}")).vkey
+    return SigningKey(name, private_key(f"reviewer {seed or name}")).vkey
 
 
 def secret(name: str, value: str, salt: int) -> Disclosure:
@@ -46,6 +46,8 @@ class Acts:
     decision: str = "d" * 32
     places: dict[str, Place] = field(default_factory=dict)
     """Of records, by what they are."""
+    seeds: dict[str, str] = field(default_factory=dict)
+    """Of reviewers' keys, by name."""
     held: Disclosure = field(default_factory=lambda: secret("held", "yes", 1))
 
     def note(self, name: str, data: bytes) -> Place:
@@ -53,18 +55,28 @@ class Acts:
         self.places[name] = Place(len(self.log.leaves) - 1, leaf_hash(data))
         return self.places[name]
 
-    def register(self, name: str, *, key: str = "", stands: bool = True) -> Acts:
-        """Make a reviewer, or remove one."""
+    def register(
+        self,
+        name: str,
+        *,
+        key: str = "",
+        stands: bool = True,
+        seed: str = "",
+        remember: bool = True,
+    ) -> Acts:
+        """Make a reviewer, or remove one. `seed`: of another key than usual. `remember`: later acts
+        rest on this one."""
+        self.seeds[name] = seed or self.seeds.get(name, name)
         body: dict[str, JsonValue] = {
             "what": "reviewer",
             "reviewer": name,
-            "vkey": vkey(name),
+            "vkey": vkey(name, self.seeds[name]),
             "key": key or f"key-{name}",
             "roles": ["reviewer"],
             "stands": stands,
         }
         data = self.log.append(LeafType.OVERRIDE, body)
-        if stands:
+        if stands and remember:
             self.note(name, data)
         return self
 
@@ -82,6 +94,7 @@ class Acts:
         }
         if names:
             ended["approvals"] = list(names)
+            ended["requires"] = [each.to_json() for each in self.requires]
         self.note("result", self.log.append(LeafType.RESULT, ended, sd=[self.held.digest]))
         return self
 
@@ -101,7 +114,7 @@ class Acts:
     ) -> Acts:
         """One act. `beside`: whose count with it. `by`: whose key signs. `stated`, `said`: change
         what is signed, what the record says. `commits`: whether to what was shown."""
-        seq = len(self.log.leaves)
+        seq, seed = len(self.log.leaves), by or self.seeds.get(name, name)
         shown = secret("shown", f"text {seq}", seq + 100)
         given = None if act is Act.REFUSE else (answer or self.held).digest
         statement = stated(
@@ -113,7 +126,7 @@ class Acts:
                 self.places["result"],
                 shown.digest,
                 given,
-                vkey(by or name),
+                vkey(by or name, seed),
                 START * 10**9,
             )
         )
@@ -127,7 +140,7 @@ class Acts:
                 self.places.get(name, Place(0, bytes(32))),
                 (("four-eyes", "reviewer"),) if self.requires else (("", "reviewer"),),
                 tuple(self.places[f"{each} acts"] for each in beside),
-                statement.sign(private_key(f"reviewer {by or name}")),
+                statement.sign(private_key(f"reviewer {seed}")),
                 name,
             )
         )
@@ -138,9 +151,13 @@ class Acts:
         self.note(f"{name} acts", self.log.append(kind or usual, review.body(), sd=sd))
         return self
 
-    def expire(self, stands: Stands = Stands.REFUSED) -> Acts:
+    def expire(
+        self,
+        stands: Stands = Stands.REFUSED,
+        said: Callable[[Review], Review] = _same,
+    ) -> Acts:
         """Nobody acted in time."""
-        review = Review(self.decision, Act.EXPIRE, None, stands, self.requires, None)
+        review = said(Review(self.decision, Act.EXPIRE, None, stands, self.requires, None))
         self.log.append(LeafType.APPROVAL, review.body())
         return self
 

@@ -53,6 +53,15 @@ FORGED: dict[str, tuple[Callable[[], Acts], str]] = {
         lambda: ready(ONE).register("anne", stands=False).act("anne", stands=Stands.RELEASED),
         "not a registered reviewer's",
     ),
+    "a registration that was ended and renewed": (
+        lambda: (
+            ready(ONE)
+            .register("anne", stands=False)
+            .register("anne", remember=False)
+            .act("anne", stands=Stands.RELEASED)
+        ),
+        "any more",
+    ),
     "a role that the reviewer lacks": (
         lambda: _lone(said=lambda r: replace(r, counts=(("four-eyes", "lead"),))),
         "no such role",
@@ -93,7 +102,7 @@ CHANGED: dict[str, tuple[Callable[[], Acts], str]] = {
         lambda: ready(ONE).act(
             "anne", Act.CORRECT, Stands.RELEASED, answer=ANSWER, kind=LeafType.APPROVAL
         ),
-        "by an OVERRIDE",
+        "what an OVERRIDE does",
     ),
 }
 PLACES: dict[str, tuple[Callable[[], Acts], str]] = {
@@ -145,7 +154,41 @@ COUNTED: dict[str, tuple[Callable[[], Acts], str]] = {
     ),
     "fewer are required": (
         lambda: ready().act("anne", stands=Stands.RELEASED, said=lambda r: replace(r, requires=())),
-        "requires other approvals",
+        "requires something else",
+    ),
+    "one is enough, says the act": (
+        lambda: ready().act(
+            "anne", stands=Stands.RELEASED, said=lambda r: replace(r, requires=ONE)
+        ),
+        "requires something else",
+    ),
+    "one person by two keys": (
+        lambda: (
+            ready()
+            .act("anne")
+            .register("anne", stands=False)
+            .register("anne", seed="anne again")
+            .act("anne", stands=Stands.RELEASED, beside=["anne"])
+        ),
+        "or twice",
+    ),
+    "one person by two names": (
+        lambda: (
+            ready()
+            .act("anne")
+            .register("anna", key="key-anne")
+            .act("anna", stands=Stands.RELEASED, beside=["anne"])
+        ),
+        "or twice",
+    ),
+    "time that names an answer": (
+        lambda: ready().expire(said=lambda r: replace(r, answer=ANSWER.digest)),
+        "says who",
+    ),
+    "time that is up twice": (lambda: ready().expire().expire(), "does not wait"),
+    "time for something else": (
+        lambda: ready().expire(said=lambda r: replace(r, requires=ONE)),
+        "requires something else",
     ),
     "it counts for something else": (
         lambda: _lone(said=lambda r: replace(r, counts=(("lead", "reviewer"),))),

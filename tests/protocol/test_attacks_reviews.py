@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from exclave_protocol.approval import Stands
+from exclave_protocol.approval import Act, Stands
 from exclave_protocol.bundle import LogSpec
 from exclave_protocol.chosen import Filter
 from exclave_protocol.evidence import Report, Verdict, verify_bundle
@@ -17,6 +17,7 @@ from exclave_testing.acts import Acts, ready, swapped
 from exclave_testing.acts_cases import CHANGED, COUNTED, FORGED, HONEST, PLACES
 from exclave_testing.attacks import attack
 from exclave_testing.bundles import Log, altered, bundle_of, spec_of, witness_key, write
+from exclave_testing.office import judged
 from exclave_testing.standalone import standalone
 
 PIN = witness_key().vkey
@@ -113,3 +114,20 @@ def test_acts_go_with_the_decision_that_they_are_about(tmp_path: Path) -> None:
     nothing = frozenset[str]()
     left_out = [leaf.type for leaf in leaves if not chosen.keeps(leaf, nothing)]
     assert sorted(left_out) == ["APPROVAL", "APPROVAL", "INTENT", "RESULT"]
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_an_honest_log_cut_anywhere_is_not_doubted(name: str) -> None:
+    log = HONEST[name]().log
+    leaves = [decode_leaf(data) for data in log.leaves]
+    for first in range(1, len(leaves)):
+        found = judged([leaves[0], *leaves[first:]], log.hashes).found
+        assert found.problems == [], first
+
+
+def test_what_is_over_stays_over_where_its_result_is_not_here() -> None:
+    acts = HONEST["two approve"]()
+    log = acts.act("anne", Act.REFUSE, Stands.REFUSED).log
+    leaves = [decode_leaf(data) for data in log.leaves]
+    for first in range(1, len(leaves) - 1):
+        assert judged([leaves[0], *leaves[first:]], log.hashes).found.count, first

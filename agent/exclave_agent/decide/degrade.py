@@ -8,6 +8,7 @@ from typing import TypeVar
 from exclave_agent.errors import AgentError, ApprovalNeeded, NoTarget, RequestError
 from exclave_agent.ports import Clock, Referral, Referrals, Terms
 from exclave_policy.kinds.validators import Validator
+from exclave_protocol.approval import Requirement
 
 from .infer import durable
 from .jobs import Answer, Job
@@ -78,6 +79,10 @@ class Handover:
         """
         assert decision.choice is not None, "somebody answered"
         names = decision.entry.notes.approvals = decision.choice.obligations.approvals
+        known = [decision.release.policy.approvals[name] for name in names]
+        decision.entry.notes.requires = tuple(
+            Requirement(each.name, each.version, each.count, each.separate) for each in known
+        )
         await self._refer(decision, plan, approvals=names)
         told = decision.release.policy.approvals[names[0]].told
         if not job.takes(told):

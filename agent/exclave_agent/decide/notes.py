@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from exclave_policy.guards.checks import Failure
 from exclave_policy.kinds.validators import Validator
+from exclave_protocol.approval import Requirement
 from exclave_protocol.canonical import JsonValue
 
 MAX_NOTES = 64
@@ -13,7 +14,7 @@ MAX_NOTES = 64
 class Notes:
     """Names are of signed documents; reasons hold no data."""
 
-    __slots__ = ("_failed", "_left_out", "_passed", "approvals", "escalated")
+    __slots__ = ("_failed", "_left_out", "_passed", "approvals", "escalated", "requires")
 
     def __init__(self) -> None:
         self._failed: list[JsonValue] = []
@@ -21,6 +22,8 @@ class Notes:
         self._left_out = 0
         self.approvals: tuple[str, ...] = ()
         """What the answer waits for."""
+        self.requires: tuple[Requirement, ...] = ()
+        """What those ask for, as they stand now."""
         self.escalated = ""
         """The validator that handed the decision to a person."""
 
@@ -59,4 +62,5 @@ class Notes:
             }
         if self.approvals:
             found["approvals"] = list(self.approvals)
+            found["requires"] = [each.to_json() for each in self.requires]
         return found

@@ -21,6 +21,7 @@ from exclave_protocol.approval import (
     Statement,
     is_review,
     open_statement,
+    reviewer_key,
 )
 from exclave_protocol.canonical import JsonValue
 from exclave_protocol.disclosure import Disclosure
@@ -38,6 +39,17 @@ class Done:
     review: Review
     statement: Statement | None
     """None: nobody acted in time."""
+    key: str
+    """Id of the API key that its reviewer used."""
+
+    def same(self, name: str, vkey: str, key: str) -> bool:
+        """Whether somebody of that name and those keys is who acted here."""
+        if self.statement is None:
+            return False
+        public = reviewer_key(self.statement.reviewer).public
+        return (
+            self.review.reviewer == name or self.key == key or public == reviewer_key(vkey).public
+        )
 
     @property
     def place(self) -> Place:
@@ -78,13 +90,9 @@ class Case:
         actor = self.intent.leaf.body.get("actor")
         return str(actor.get("key")) if isinstance(actor, dict) else ""
 
-    def votes(self, answer: str) -> dict[str, tuple[Place, Counts]]:
-        """Who stands for an answer, by vkey: where, and what for."""
-        return {
-            each.statement.reviewer: (each.place, each.review.counts)
-            for each in self.done
-            if each.statement is not None and each.review.answer == answer
-        }
+    def votes(self, answer: str) -> list[Done]:
+        """The acts that stand for an answer, each of somebody else."""
+        return [each for each in self.done if each.statement and each.review.answer == answer]
 
     def text(self, requires: Sequence[Requirement]) -> str:
         """What a reviewer is shown."""
@@ -118,15 +126,17 @@ def case_of(reader: LogReader, decision: str) -> Case | None:
         elif record.leaf.type is LeafType.RESULT:
             result = record
         elif is_review(record.leaf.type, record.leaf.body):
-            done.append(_read(record))
+            done.append(_read(reader, record))
     return None if intent is None or result is None else Case(intent, result, done)
 
 
-def _read(record: Shown) -> Done:
+def _read(reader: LogReader, record: Shown) -> Done:
     try:
         review = Review.of(record.leaf.body)
-        envelope = review.envelope
-        return Done(record, review, None if envelope is None else open_statement(envelope))
+        if review.envelope is None or review.registered is None:
+            return Done(record, review, None, "")
+        registered = show(reader, review.registered.seq).leaf.body
+        return Done(record, review, open_statement(review.envelope), str(registered.get("key")))
     except EvidenceError as error:
         raise StorageError(
             f"record {record.leaf.seq} cannot be read: {error.message}", code="log_altered"

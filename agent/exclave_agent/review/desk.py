@@ -235,13 +235,13 @@ class Desk:
     ) -> Review:
         counts = _counts(referral, case, statement, reviewer)
         requires = requirements(referral.terms)
-        votes = {} if statement.answer is None else case.votes(statement.answer)
-        if statement.reviewer in votes:
+        votes = [] if statement.answer is None else case.votes(statement.answer)
+        if any(each.same(reviewer.name, reviewer.vkey, reviewer.key) for each in votes):
             raise ReviewClosed("you stand for that answer already", code="already_reviewed")
         stands = Stands.REFUSED
         if statement.act is not Act.REFUSE:
-            weighed = {vkey: each for vkey, (_, each) in votes.items()}
-            enough = satisfied(requires, weighed | {statement.reviewer: counts})
+            weighed = {each.review.reviewer: each.review.counts for each in votes}
+            enough = satisfied(requires, weighed | {reviewer.name: counts})
             stands = Stands.RELEASED if enough else Stands.WAITING
         return Review(
             referral.decision,
@@ -251,7 +251,7 @@ class Desk:
             requires,
             reviewer.place,
             counts,
-            tuple(place for place, _ in votes.values()),
+            tuple(each.place for each in votes),
             sealed,
             reviewer.name,
         )

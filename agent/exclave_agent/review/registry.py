@@ -87,7 +87,7 @@ class Registry:
         Raises: BadRequest (vkey, key, taken), StorageFull, StorageError.
         """
         try:
-            name = reviewer_key(vkey).name
+            parsed = reviewer_key(vkey)
         except EvidenceError as error:
             raise BadRequest(error.message, param="vkey") from None
         roles = await asyncio.to_thread(self._roles_of, key_id)
@@ -96,11 +96,13 @@ class Registry:
                 "no API key of that id is active; `exclave-agent key list` shows them", param="key"
             )
         async with self._turn:
-            taken = self.of_key(key_id)
-            if name in self._known or taken is not None:
+            name = parsed.name
+            publics = {reviewer_key(each.vkey).public for each in self._known.values()}
+            taken = name in self._known or parsed.public in publics
+            if taken or self.of_key(key_id) is not None:
                 raise BadRequest(
-                    "a reviewer of that name, or with that API key, is registered: remove that "
-                    "one first",
+                    "a reviewer of that name, with that key, or with that API key, is registered: "
+                    "remove that one first",
                     param="vkey",
                 )
             if len(self._known) >= MAX_REVIEWERS:

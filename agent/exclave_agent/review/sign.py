@@ -20,8 +20,8 @@ from exclave_protocol.approval import (
     SHOWN,
     Act,
     Place,
-    Requirement,
     Statement,
+    read_requires,
 )
 from exclave_protocol.canonical import JsonValue
 from exclave_protocol.disclosure import Disclosure, make, parse
@@ -108,7 +108,9 @@ def _look(view: Mapping[str, Any], decision: str) -> Seen:
     committed = {digest for leaf in (result[0], *acts) for digest in leaf.sd}
     if answer is not None and answer.digest not in committed:
         raise BadRequest("the agent shows an answer that is not on record: nothing was signed")
-    requires = [Requirement.from_json(each) for each in view["requires"]]
+    requires = read_requires(view["requires"])
+    if requires != read_requires(result[0].body.get("requires", [])):
+        raise BadRequest("the agent asks for less, or more, than is on record: nothing was signed")
     text = render(
         intent[0],
         result[0],

@@ -16,6 +16,7 @@ from exclave_agent.review.sign import look
 from exclave_agent.storage.subjects import SqliteSubjects
 from exclave_protocol.approval import Act
 from exclave_protocol.leaf import LeafType
+from exclave_protocol.note import SigningKey
 from exclave_testing.obliged import approval, document, obliging
 from exclave_testing.office import PEOPLE, Office, office, registry, signing
 
@@ -149,6 +150,20 @@ async def test_nobody_counts_twice(two: Office) -> None:
     await two.act("anne", decision)
     code, told = await two.act("anne", decision)
     assert (code, told["error"]["code"]) == (409, "already_reviewed")
+
+
+async def test_a_new_key_makes_nobody_two(two: Office) -> None:
+    decision = await two.ask()
+    await two.act("anne", decision)
+    await two.registry.remove("anne")
+    with pytest.raises(BadRequest):  # Ben's key under another name
+        await two.registry.add(SigningKey("bea", signing("ben")[1]).vkey, "aaaaaaaa")
+    await two.registry.add(signing("anna")[0].vkey, PEOPLE["anne"].key_id)
+    posted = two.signed("anne", await two.look("anne", decision), Act.APPROVE, key="anna")
+    code, told, _ = await two.call("anne", "POST", f"/v1/reviews/{decision}", posted)
+    assert (code, told["error"]["code"]) == (409, "already_reviewed")
+    assert (await two.act("ben", decision))[1]["stands"] == "released"
+    await two.judged()
 
 
 async def test_two_at_once_are_two(two: Office) -> None:
