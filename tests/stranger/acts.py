@@ -20,26 +20,31 @@ Named = tuple[int, bytes]
 class Vote:
     """An act that stands for an answer."""
 
-    by: str
+    name: str
+    public: bytes
+    key: object
     answer: object
     counts: list[tuple[str, str]]
     corrects: bool
 
+    def same(self, other: "Vote") -> bool:
+        """Whether both are one person."""
+        keys = self.key is not None and self.key == other.key
+        return keys or self.name == other.name or self.public == other.public
+
 
 @dataclass
 class Waiting:
-    """A decision that waits."""
+    """A decision that waits; of one whose RESULT is not here, what its acts tell."""
 
-    intent: int | None
-    asker: object
-    result: Leaf
+    here: bool
+    intent: int
+    result: int
+    asker: object = None
+    sd: tuple[str, ...] = ()
+    requires: list[dict[str, object]] | None = None
+    over: bool = False
     votes: dict[int, Vote] = field(default_factory=dict)
-
-    @property
-    def names(self) -> set[str]:
-        """What it waits for."""
-        found = self.result.body.get("approvals")
-        return {str(name) for name in found} if isinstance(found, list) else set()
 
 
 @dataclass
@@ -83,6 +88,8 @@ def _requires(value: object) -> list[dict[str, object]]:
         text(fields["approval"])
         text(fields["version"])
         found.append(fields)
+    if len({str(each["approval"]) for each in found}) != len(found):
+        raise Refused("a document twice")
     return found
 
 
@@ -162,7 +169,7 @@ class Acts:
         self._askers: dict[object, tuple[int, object]] = {}
         self._waiting: dict[object, Waiting] = {}
         self._reviewers: dict[int, dict[str, object]] = {}
-        self._removed: set[object] = set()
+        self._removed: dict[object, int] = {}
 
     def add(self, leaf: Leaf) -> None:
         """The next record. Raises: Refused."""
@@ -175,39 +182,84 @@ class Acts:
         elif leaf.kind == "OVERRIDE" and body.get("what") == "reviewer":
             if body.get("stands") is True:
                 self._reviewers[leaf.seq] = body
-                self._removed.discard(body.get("vkey"))
             else:
-                self._removed.add(body.get("vkey"))
+                self._removed[body.get("vkey")] = leaf.seq
         elif leaf.kind == "INTENT":
             actor = body.get("actor")
             asker = actor.get("key") if isinstance(actor, dict) else None
             self._askers[body.get("decision")] = (leaf.seq, asker)
         elif leaf.kind == "RESULT":
-            intent, asker = self._askers.pop(body.get("decision"), (None, None))
-            if body.get("approvals") or body.get("degraded") == "person":
-                self._waiting[body.get("decision")] = Waiting(intent, asker, leaf)
+            self._result(leaf)
+
+    def _result(self, leaf: Leaf) -> None:
+        body = leaf.body
+        seq, asker = self._askers.pop(body.get("decision"), (None, None))
+        names = body.get("approvals") or []
+        if not names and body.get("degraded") != "person":
+            return
+        intent, requires = integer(body.get("intent")), _requires(body.get("requires", []))
+        if intent >= self._since and intent != seq:
+            raise Refused("another INTENT than the decision's")
+        if [each["approval"] for each in requires] != names:
+            raise Refused("approvals and requires differ")
+        found = asker if intent == seq else None
+        self._waiting[body.get("decision")] = Waiting(
+            True, intent, leaf.seq, found, leaf.sd, requires
+        )
 
     def _act(self, leaf: Leaf) -> None:
         decision = text(leaf.body.get("decision"), DECISION)
+        if leaf.kind == "APPROVAL" and "what" in leaf.body:
+            raise Refused("an APPROVAL with what")
         if leaf.body.get("act") == "expire":
-            if leaf.kind != "APPROVAL" or leaf.body.get("stands") != "refused":
-                raise Refused("time that does not refuse")
-            self._waiting.pop(decision, None)
+            self._expire(leaf, decision)
             return
         act = _read(leaf)
         for seq, digest in (act.intent, act.result, act.registered, *act.beside):
             if seq >= leaf.seq or self._hash_at(seq) not in (None, digest):
                 raise Refused(f"another record than that of seq {seq}")
         case = self._waiting.get(decision)
-        self._reviewer(act, case)
-        if self._here(case is not None, act.result):
-            assert case is not None
-            self._case(act, case)
-        self._sum(act, case)
-        if case is not None:
-            case.votes[leaf.seq] = Vote(act.by, act.answer, act.counts, act.act == "correct")
-        if act.stands != "waiting":
-            self._waiting.pop(decision, None)
+        if not self._here(case is not None, act.result):
+            case = self._waiting[decision] = Waiting(False, act.intent[0], act.result[0])
+        assert case is not None
+        body = self._reviewer(act)
+        self._case(act, case, body)
+        key = parse_vkey(act.by)
+        api = None if body is None else body.get("key")
+        vote = Vote(key.name, key.public, api, act.answer, act.counts, act.act == "correct")
+        self._sum(act, vote, case)
+        case.votes[leaf.seq] = vote
+        self._settle(decision, act.stands, case)
+
+    def _expire(self, leaf: Leaf, decision: str) -> None:
+        body = leaf.body
+        if leaf.kind != "APPROVAL" or body.get("stands") != "refused":
+            raise Refused("time that does not refuse")
+        nobody = [body.get(name) for name in ("answer", "envelope", "registered", "reviewer")]
+        if nobody != [None] * 4 or body.get("counts") != [] or body.get("beside") != []:
+            raise Refused("time that says who")
+        case = self._waiting.get(decision)
+        if case is None:
+            if not self._since:
+                raise Refused("time for what does not wait")
+            case = self._waiting[decision] = Waiting(False, -1, -1)
+        self._waits(_requires(body.get("requires")), case)
+        self._settle(decision, "refused", case)
+
+    def _settle(self, decision: str, stands: str, case: Waiting) -> None:
+        if stands == "waiting":
+            return
+        if case.here:
+            del self._waiting[decision]
+        else:
+            case.over = True
+
+    @staticmethod
+    def _waits(requires: list[dict[str, object]], case: Waiting) -> None:
+        """That it is not over, and for the same as its RESULT says, or its first act."""
+        if case.over or (case.requires is not None and case.requires != requires):
+            raise Refused("over, or for something else")
+        case.requires = requires
 
     def _here(self, found: bool, named: Named) -> bool:
         """Whether it is there; it must be, where records are without a gap."""
@@ -215,45 +267,47 @@ class Acts:
             raise Refused(f"record {named[0]} is not what it should be")
         return found
 
-    def _reviewer(self, act: Act, case: Waiting | None) -> None:
-        """Check 5, and of 6 what is about who asked."""
+    def _reviewer(self, act: Act) -> dict[str, object] | None:
+        """Check 5; the registration."""
+        if act.registered[0] < self._removed.get(act.by, -1):
+            raise Refused("a key that was ended since")
         body = self._reviewers.get(act.registered[0])
         if not self._here(body is not None, act.registered):
-            return
+            return None
         assert body is not None
-        if body.get("vkey") != act.by or act.by in self._removed:
+        if body.get("vkey") != act.by:
             raise Refused("not a reviewer's key")
         roles = body.get("roles")
         if any(role not in (roles if isinstance(roles, list) else []) for _, role in act.counts):
             raise Refused("without the role")
-        if case is None or case.asker is None or case.asker != body.get("key"):
+        return body
+
+    def _case(self, act: Act, case: Waiting, reviewer: dict[str, object] | None) -> None:
+        """Check 6."""
+        self._waits(act.requires, case)
+        if (act.result[0], act.intent[0]) != (case.result, case.intent):
+            raise Refused("other records than the decision's")
+        names = {str(each["approval"]) for each in act.requires} or {""}
+        if any(name not in names for name, _ in act.counts):
+            raise Refused("counts for something else")
+        if reviewer is None or case.asker is None or case.asker != reviewer.get("key"):
             return
         apart = {each["approval"] for each in act.requires if each["separate"]}
         if act.act != "refuse" and any(name in apart for name, _ in act.counts):
             raise Refused("whoever asked")
 
-    @staticmethod
-    def _case(act: Act, case: Waiting) -> None:
-        """Check 6."""
-        if act.result[0] != case.result.seq or case.intent not in (None, act.intent[0]):
-            raise Refused("other records than the decision's")
-        names = {str(each["approval"]) for each in act.requires}
-        if names != case.names or any(name not in (names or {""}) for name, _ in act.counts):
-            raise Refused("requires or counts something else")
-
-    def _sum(self, act: Act, case: Waiting | None) -> None:
+    def _sum(self, act: Act, own: Vote, case: Waiting) -> None:
         """Checks 7 and 8."""
-        votes, known = {act.by: act.counts}, case is not None
-        good = set() if case is None else set(case.result.sd)
+        votes, known, good = [own], case.here, set(case.sd)
         for named in act.beside:
-            vote = None if case is None else case.votes.get(named[0])
+            vote = case.votes.get(named[0])
             if not self._here(vote is not None, named):
                 known = False
                 continue
             assert vote is not None
-            if vote.answer != act.answer or vote.by in votes:
+            if vote.answer != act.answer or any(vote.same(other) for other in votes):
                 raise Refused("for another answer, or twice by one")
-            votes[vote.by] = vote.counts
+            votes.append(vote)
             if vote.corrects:
                 good.add(str(vote.answer))
         if known and act.act == "approve" and act.answer not in good:
@@ -263,7 +317,7 @@ class Acts:
         if act.act == "refuse" or not known:
             return
         enough = all(
-            sum(any(name == each["approval"] for name, _ in counts) for counts in votes.values())
+            sum(any(name == each["approval"] for name, _ in vote.counts) for vote in votes)
             >= int(str(each["count"]))
             for each in act.requires
         )

@@ -58,6 +58,13 @@ def opened(name: str) -> Log:
     return log
 
 
+def requiring(log: Log, **fields: object) -> None:
+    """Other requirements, in RESULT and in all acts."""
+    for leaf in log:
+        for each in leaf["body"].get("requires", ()):
+            each.update(fields)
+
+
 def _sign(fields: Any) -> None:
     """By the key that the payload names; `before` is what stands in front of the payload."""
     envelope = fields["envelope"]
@@ -108,6 +115,6 @@ def removed(log: Log, seq: int, registered: int) -> None:
 def for_a_person(log: Log) -> None:
     """The first act is about what was handed to a person, and is the last of the log."""
     del log[7:]
-    body(log, 5).update(approvals=[], degraded="person")
+    body(log, 5).update(approvals=[], requires=[], degraded="person")
     vote = {"approval": "", "role": "reviewer"}
     body(log).update(counts=[vote], requires=[], stands="released")

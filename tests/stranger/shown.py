@@ -67,8 +67,8 @@ def shown(
     for each in requires:
         apart = ", not who asked" if each["separate"] else ""
         lines.append(
-            f"waits for {each['approval']} {each['version']}: {each['count']} different people"
-            + apart
+            f"waits for {_word(each['approval'])} {_word(each['version'])}: "
+            f"{each['count']} different people" + apart
         )
     guards = made.get("guards")
     failed = guards.get("failed") if isinstance(guards, dict) else []

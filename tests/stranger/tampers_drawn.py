@@ -266,6 +266,9 @@ def an_approval_that_nobody_signed(draft: Draft) -> None:
 @drawn("WITNESSED")
 def records_of_every_kind_that_is_listed(draft: Draft) -> None:
     book = draft.book("edge-1")
+    asked = {"decision": NOBODY["decision"], "intent": str(len(book.leaves))}
+    book.append("INTENT", {"decision": NOBODY["decision"]})
+    book.append("RESULT", {**asked, "degraded": "person"})
     book.append("APPROVAL", dict(NOBODY))
     for kind in ("OVERRIDE", "GAP", "RECOVERY", "INCIDENT", "ERASURE", "KEY_ROTATE"):
         body: dict[str, object] = {"zebra": "x" * 130, "code": "a\nb", "list": ["q"], "none": None}
